@@ -1,0 +1,24 @@
+//! What flows through the daemon: entries, slices, checkpoints, seen ids, records.
+//!
+//! Pure: takes bytes, state and `now`, returns values. Imports nothing of ours.
+//! Times are epoch milliseconds (`_ms`) or whole epoch seconds (`_s`), as `i64`.
+
+pub mod checkpoint;
+pub mod clock;
+pub mod cursor;
+pub mod entity;
+pub mod entry;
+pub mod interval;
+pub mod record;
+pub mod seen;
+pub mod slice;
+
+pub use checkpoint::{Checkpoint, Genesis, LaneState, Owner};
+pub use clock::ServerClock;
+pub use cursor::Cursor;
+pub use entity::{EntityKind, EntityName, Lane};
+pub use entry::{Entry, Text};
+pub use interval::Intervals;
+pub use record::{Batch, Record, Topic};
+pub use seen::{Bucket, Fingerprint, SeenLane, SourceKind};
+pub use slice::{Slice, SliceKind};

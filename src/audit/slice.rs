@@ -1,0 +1,78 @@
+//! The slice: a span of a lane's time with its own cursor. The only mechanism of collecting.
+
+use super::cursor::Cursor;
+use serde::{Deserialize, Serialize};
+
+/// Why a slice is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceKind {
+    /// Open at its upper end: what happens now.
+    Tail,
+    /// Closed: time that was not read when it was new.
+    Backfill,
+    /// Closed: time that has been read already (reserved).
+    Sweep,
+}
+
+impl SliceKind {
+    /// The value of the record header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Backfill => "backfill",
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
+/// The exact question that GitHub is asked; a cursor is valid only with the query that produced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Query {
+    /// `created:>=` this second.
+    pub from_s: i64,
+    /// Upper edge, inclusive; `None`: open.
+    pub to_s: Option<i64>,
+}
+
+/// One slice and the walk that is going on in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// Number within the lane, never used again.
+    pub id: u64,
+    /// Why it is read.
+    pub kind: SliceKind,
+    /// First second that it covers.
+    pub from_s: i64,
+    /// Last second that it covers; `None` for a tail.
+    pub to_s: Option<i64>,
+    /// Backfill that it belongs to; `None` for a tail.
+    pub backfill: Option<u64>,
+    /// Where the next walk's query starts (a tail's S).
+    pub start_s: i64,
+    /// The walk that is going on; `None` between walks.
+    pub walk: Option<Walk>,
+    /// Whether a walk has ended and the one that must show nothing new is still owed.
+    pub confirming: bool,
+    /// Entries that walks of this slice showed, new or not.
+    pub entries: u64,
+}
+
+/// One query being walked page by page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Walk {
+    /// The query, exactly as asked.
+    pub query: Query,
+    /// Where to go on; `None`: from the query's beginning.
+    pub cursor: Option<Cursor>,
+    /// Entries of this walk that were new.
+    pub new_entries: u64,
+    /// Newest second seen in this walk.
+    pub newest_s: Option<i64>,
+    /// Second of the walk's last entry.
+    pub last_s: Option<i64>,
+    /// Whether every entry of the walk so far carried a time, in non-descending order.
+    pub in_order: bool,
+}

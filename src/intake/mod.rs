@@ -1,0 +1,1 @@
+//! What GitHub pushes: its own audit log stream (Splunk HEC) and webhooks. Reserved: nothing is received yet.
