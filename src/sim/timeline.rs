@@ -21,6 +21,9 @@ const YEAR_2099_MS: i64 = 4_102_444_799_000;
 /// Entries whose `created_at` is later than their `@timestamp` are so by less than this.
 const RECORDED_LATER_MS: u64 = 2_000;
 
+/// Among so many entries at most one carries the id of another.
+const REUSE_BLOCK: u64 = 64;
+
 /// A document id: 22 characters of base64url, as GitHub's.
 pub(crate) type Id = [u8; 22];
 
@@ -110,7 +113,7 @@ impl LaneLog {
             revised_after_ms: faults.revised_after_s * 1000,
             ip_from_ms: (faults.ip_disclosed_after_s > 0)
                 .then(|| start_ms + i64_of(faults.ip_disclosed_after_s * 1000)),
-            reused: Chance::new(faults.reused_id),
+            reused: Chance::new(faults.reused_id * 64.0),
             ties: (faults.tie_run, faults.tie_every.max(1)),
             burst: ((history - burst) / 2, burst),
         };
@@ -289,8 +292,10 @@ impl LaneLog {
         }
         let draw = self.draw(index, 7);
         let earlier = index.saturating_sub(1 + mix(draw, 1) % 40);
-        // within one millisecond GitHub's own cursor could not tell the two apart
-        let reuse = self.reused.hits(draw) && self.ts(earlier) < self.ts(index);
+        // one in a block, so that no id has three entries; and never within one millisecond, where GitHub's own cursor
+        // could not tell the two apart
+        let last_of_block = index % REUSE_BLOCK == REUSE_BLOCK - 1;
+        let reuse = last_of_block && self.reused.hits(draw) && self.ts(earlier) < self.ts(index);
         self.own_id(if reuse { earlier } else { index })
     }
 
@@ -306,20 +311,19 @@ impl LaneLog {
 
     /// The number of regular entries with a time up to `ts` (inclusive).
     pub(crate) fn count_until(&self, ts: i64) -> u64 {
-        let live = match ts.checked_sub(self.start_ms) {
-            Some(since) if since >= 0 && self.interval_ns > 0 => {
-                (u64_from(since).saturating_mul(1_000_000) / self.interval_ns + 1)
-                    .min(self.live_max)
-            }
-            _ => 0,
+        let since_ns = u64_from(ts.saturating_sub(self.start_ms)).saturating_mul(1_000_000);
+        let live = match since_ns.checked_div(self.interval_ns) {
+            // a run of ties takes the time of its first entry, so as many more may have come
+            Some(live) => live.saturating_add(1 + self.ties.0).min(self.live_max),
+            None => 0,
         };
         let (mut low, mut high) = (0, self.history + live);
         while low < high {
             let middle = low + (high - low) / 2;
             if self.ts(middle) <= ts {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
         }
         low
@@ -413,9 +417,9 @@ impl Walk<'_> {
     fn take_index(&mut self) -> Option<u64> {
         let next = self.peek_index()?;
         if self.descending {
-            self.end = next
+            self.end = next;
         } else {
-            self.begin = next + 1
+            self.begin = next + 1;
         }
         Some(next)
     }
