@@ -9,6 +9,7 @@ pub mod cursor;
 pub mod entity;
 pub mod entry;
 pub mod interval;
+pub mod lane;
 pub mod record;
 pub mod seen;
 pub mod slice;
