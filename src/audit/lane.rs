@@ -41,7 +41,8 @@ impl LaneRules {
 
     /// Before this second, GitHub has deleted everything at `now_s`.
     fn edge_s(&self, now_s: i64) -> Option<i64> {
-        self.retention_s.map(|retention| now_s.saturating_sub(retention))
+        self.retention_s
+            .map(|retention| now_s.saturating_sub(retention))
     }
 }
 
@@ -83,9 +84,10 @@ impl LaneState {
         lane.push_slice(SliceKind::Tail, start_s, None, None);
         let (from_s, floor_s) = match rules.edge_s(now_s) {
             // what expires while the first pages are fetched cannot be saved by anyone: settling is allowed for it
-            Some(edge) => {
-                (edge.saturating_sub(RETENTION_SLACK_S), edge.saturating_add(rules.settling_s).min(start_s))
-            }
+            Some(edge) => (
+                edge.saturating_sub(RETENTION_SLACK_S),
+                edge.saturating_add(rules.settling_s).min(start_s),
+            ),
             None => (OLDEST_S, OLDEST_S),
         };
         lane.open_backfill(rules, from_s, start_s, floor_s);
@@ -96,7 +98,11 @@ impl LaneState {
     ///
     /// To be called before each walk of the tail, and after a restart.
     pub fn split_tail(&mut self, rules: &LaneRules, now_s: i64) -> bool {
-        let Some(tail) = self.slices.iter_mut().find(|slice| slice.kind == SliceKind::Tail) else {
+        let Some(tail) = self
+            .slices
+            .iter_mut()
+            .find(|slice| slice.kind == SliceKind::Tail)
+        else {
             return false;
         };
         let behind_s = tail.restart_s();
@@ -183,7 +189,10 @@ impl LaneState {
         self.slices
             .iter()
             .filter_map(|slice| {
-                let floor = slice.backfill.and_then(|id| self.backfill(id)).map_or(i64::MIN, |b| b.gap_floor_s);
+                let floor = slice
+                    .backfill
+                    .and_then(|id| self.backfill(id))
+                    .map_or(i64::MIN, |b| b.gap_floor_s);
                 let counts = slice.to_s.is_none_or(|to| to > floor);
                 counts.then(|| slice.unread_s().max(floor))
             })
@@ -191,17 +200,25 @@ impl LaneState {
     }
 
     fn end_walk(&mut self, rules: &LaneRules, id: u64, now_s: i64) {
-        let Some(slice) = self.slices.iter_mut().find(|slice| slice.id == id) else { return };
-        let Some(walk) = slice.walk.take() else { return };
+        let Some(slice) = self.slices.iter_mut().find(|slice| slice.id == id) else {
+            return;
+        };
+        let Some(walk) = slice.walk.take() else {
+            return;
+        };
         match slice.to_s {
             None => {
                 let settled_s = now_s.saturating_sub(rules.settling_s);
-                let newest_s = walk.newest_s.map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
+                let newest_s = walk
+                    .newest_s
+                    .map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
                 slice.start_s = settled_s.max(newest_s).max(slice.from_s);
                 let (from_s, to_s) = (slice.from_s, slice.start_s);
                 self.collected.insert(from_s, to_s);
             }
-            Some(to_s) if walk.new_entries == 0 && now_s >= to_s.saturating_add(rules.settling_s) => {
+            Some(to_s)
+                if walk.new_entries == 0 && now_s >= to_s.saturating_add(rules.settling_s) =>
+            {
                 let (from_s, backfill) = (slice.from_s, slice.backfill);
                 self.slices.retain(|slice| slice.id != id);
                 self.collected.insert(from_s, to_s);
@@ -231,11 +248,25 @@ impl LaneState {
     fn open_backfill(&mut self, rules: &LaneRules, from_s: i64, to_s: i64, gap_floor_s: i64) {
         let id = self.next_backfill;
         self.next_backfill = id.saturating_add(1);
-        self.backfills.push(Backfill { id, from_s, to_s, gap_floor_s, entries: 0, empty_at_s: None });
+        self.backfills.push(Backfill {
+            id,
+            from_s,
+            to_s,
+            gap_floor_s,
+            entries: 0,
+            empty_at_s: None,
+        });
         self.push_backfill_slices(rules, id, from_s, to_s, gap_floor_s);
     }
 
-    fn push_backfill_slices(&mut self, rules: &LaneRules, id: u64, from_s: i64, to_s: i64, floor_s: i64) {
+    fn push_backfill_slices(
+        &mut self,
+        rules: &LaneRules,
+        id: u64,
+        from_s: i64,
+        to_s: i64,
+        floor_s: i64,
+    ) {
         let span_s = rules.slice_span_s();
         let mut at_s = from_s;
         if rules.retention_s.is_some() && from_s < floor_s && floor_s < to_s {
@@ -250,7 +281,13 @@ impl LaneState {
         self.push_slice(SliceKind::Backfill, at_s, Some(to_s), Some(id));
     }
 
-    fn push_slice(&mut self, kind: SliceKind, from_s: i64, to_s: Option<i64>, backfill: Option<u64>) {
+    fn push_slice(
+        &mut self,
+        kind: SliceKind,
+        from_s: i64,
+        to_s: Option<i64>,
+        backfill: Option<u64>,
+    ) {
         let id = self.next_slice;
         self.next_slice = id.saturating_add(1);
         self.slices.push(Slice {
@@ -296,23 +333,35 @@ impl Slice {
     /// Where a walk without a cursor starts: the slice's own start; the second of the last entry only if every entry of
     /// the walk so far came in non-descending time.
     pub fn restart_s(&self) -> i64 {
-        self.walk.as_ref().map_or(self.start_s, |walk| walk.restart_s(self.start_s, self.to_s))
+        self.walk
+            .as_ref()
+            .map_or(self.start_s, |walk| walk.restart_s(self.start_s, self.to_s))
     }
 
     /// The query of the next walk.
     pub fn next_query(&self) -> Query {
-        Query { from_s: self.start_s, to_s: self.to_s }
+        Query {
+            from_s: self.start_s,
+            to_s: self.to_s,
+        }
     }
 
     /// The lowest second that has not been read.
     pub fn unread_s(&self) -> i64 {
-        if self.confirming { self.to_s.unwrap_or(self.start_s).max(self.start_s) } else { self.restart_s() }
+        if self.confirming {
+            self.to_s.unwrap_or(self.start_s).max(self.start_s)
+        } else {
+            self.restart_s()
+        }
     }
 
     /// What of this slice has expired unread at an answer at `now_s` and has not been recorded.
     fn expired(&self, rules: &LaneRules, floor_s: i64, now_s: i64) -> Option<Expired> {
         let edge_s = rules.edge_s(now_s)?;
-        let from_s = self.unread_s().max(floor_s).max(self.gap_to_s.unwrap_or(i64::MIN));
+        let from_s = self
+            .unread_s()
+            .max(floor_s)
+            .max(self.gap_to_s.unwrap_or(i64::MIN));
         let to_s = self.to_s.map_or(edge_s, |to| to.min(edge_s));
         (from_s < to_s).then_some(Expired { from_s, to_s })
     }
@@ -320,7 +369,14 @@ impl Slice {
 
 impl Walk {
     fn new(query: Query) -> Self {
-        Self { query, cursor: None, new_entries: 0, newest_s: None, last_s: None, in_order: true }
+        Self {
+            query,
+            cursor: None,
+            new_entries: 0,
+            newest_s: None,
+            last_s: None,
+            in_order: true,
+        }
     }
 
     fn take(&mut self, shown: &Shown, now_s: i64) {
@@ -337,7 +393,9 @@ impl Walk {
 
     fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
         match self.last_s {
-            Some(last) if self.in_order && last >= start_s && to_s.is_none_or(|to| last <= to) => last,
+            Some(last) if self.in_order && last >= start_s && to_s.is_none_or(|to| last <= to) => {
+                last
+            }
             _ => start_s,
         }
     }
