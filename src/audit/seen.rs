@@ -101,12 +101,7 @@ impl Fingerprint {
         let mut bytes = [0; Self::LEN];
         let digest = Sha256::digest(id);
         let hash = xxhash_rust::xxh3::xxh3_64(body).to_be_bytes();
-        let all = digest
-            .iter()
-            .take(16)
-            .chain(hash.iter())
-            .copied()
-            .chain([kind.as_byte()]);
+        let all = digest.iter().take(16).chain(hash.iter()).copied().chain([kind.as_byte()]);
         bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
         Self(bytes)
     }
@@ -133,9 +128,7 @@ impl Fingerprint {
 
     /// Eight bytes of the id's part: uniformly spread already, so they serve as a hash of the id.
     pub fn id_hash(&self) -> u64 {
-        self.0
-            .first_chunk::<8>()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        self.0.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     /// The kind of source, as stored.
@@ -220,13 +213,10 @@ impl Bucket {
     /// The hour beside `time_ms`'s own, when the time lies within [`EDGE_MS`] of it.
     fn neighbour_of_ms(time_ms: i64) -> Option<Self> {
         let own = Self::of_ms(time_ms);
-        [
-            time_ms.saturating_sub(EDGE_MS),
-            time_ms.saturating_add(EDGE_MS),
-        ]
-        .into_iter()
-        .map(Self::of_ms)
-        .find(|&near| near != own)
+        [time_ms.saturating_sub(EDGE_MS), time_ms.saturating_add(EDGE_MS)]
+            .into_iter()
+            .map(Self::of_ms)
+            .find(|&near| near != own)
     }
 }
 
@@ -241,10 +231,7 @@ impl BucketList {
     /// Two time fields, each with its hour and one neighbour, and [`Bucket::NONE`].
     pub const LEN_MAX: usize = 5;
 
-    const EMPTY: Self = Self {
-        buckets: [Bucket::NONE; Self::LEN_MAX],
-        len: 0,
-    };
+    const EMPTY: Self = Self { buckets: [Bucket::NONE; Self::LEN_MAX], len: 0 };
 
     /// The buckets.
     pub fn as_slice(&self) -> &[Bucket] {
@@ -283,18 +270,12 @@ impl std::fmt::Debug for BucketList {
 pub fn filing(entry: &Entry, now_ms: i64, retention: Option<Duration>) -> BucketList {
     let earliest_ms = retention.map_or(EARLIEST_MS, |retention| {
         let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
-        now_ms
-            .saturating_sub(retention_ms)
-            .saturating_sub(WINDOW_BEHIND_MS)
+        now_ms.saturating_sub(retention_ms).saturating_sub(WINDOW_BEHIND_MS)
     });
     let window = earliest_ms..=now_ms.saturating_add(WINDOW_AHEAD_MS);
     let mut list = BucketList::EMPTY;
     for time_ms in times(entry) {
-        list.add(if window.contains(&time_ms) {
-            Bucket::of_ms(time_ms)
-        } else {
-            Bucket::NONE
-        });
+        list.add(if window.contains(&time_ms) { Bucket::of_ms(time_ms) } else { Bucket::NONE });
     }
     if list.is_empty() {
         list.add(Bucket::NONE);
@@ -307,9 +288,7 @@ pub fn filing(entry: &Entry, now_ms: i64, retention: Option<Duration>) -> Bucket
 pub fn lookup(entry: &Entry) -> BucketList {
     let mut list = BucketList::EMPTY;
     times(entry).for_each(|time_ms| list.add(Bucket::of_ms(time_ms)));
-    times(entry)
-        .filter_map(Bucket::neighbour_of_ms)
-        .for_each(|bucket| list.add(bucket));
+    times(entry).filter_map(Bucket::neighbour_of_ms).for_each(|bucket| list.add(bucket));
     list.add(Bucket::NONE);
     list
 }

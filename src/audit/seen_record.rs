@@ -74,23 +74,13 @@ impl SeenRecord {
             .into_iter()
             .find(|known| known.as_byte() == lane)
             .ok_or(Malformed("unknown lane"))?;
-        let (bucket, rest) = rest
-            .split_first_chunk::<8>()
-            .ok_or(Malformed("no bucket"))?;
+        let (bucket, rest) = rest.split_first_chunk::<8>().ok_or(Malformed("no bucket"))?;
         let (whole, torn) = rest.as_chunks::<{ Fingerprint::LEN }>();
         if !torn.is_empty() {
             return Err(Malformed("torn fingerprint"));
         }
-        let fingerprints = whole
-            .iter()
-            .map(|bytes| Fingerprint::from_bytes(*bytes))
-            .collect();
+        let fingerprints = whole.iter().map(|bytes| Fingerprint::from_bytes(*bytes)).collect();
         let entity = EntityName::try_from(String::from_utf8_lossy(key).into_owned())?;
-        Ok(Self {
-            entity,
-            lane,
-            bucket: Bucket(i64::from_be_bytes(*bucket)),
-            fingerprints,
-        })
+        Ok(Self { entity, lane, bucket: Bucket(i64::from_be_bytes(*bucket)), fingerprints })
     }
 }

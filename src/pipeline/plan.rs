@@ -156,7 +156,7 @@ impl Plan<'_> {
                 lane.begin_walk(fetched.slice, fetched.query);
             }
             let now_s = self.clocks.now_s();
-            let unread_s = lane.slice(fetched.slice).map_or(now_s, |slice| slice.unread_s());
+            let unread_s = lane.slice(fetched.slice).map_or(now_s, crate::audit::Slice::unread_s);
             let expired = lane.apply_page(&rules, fetched.slice, &shown, now_s);
             if let Some(expired) = expired {
                 self.gap(fetched.lane, expired, "expired", &mut counts);

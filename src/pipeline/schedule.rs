@@ -71,7 +71,11 @@ pub fn next(view: &View<'_>) -> Decision {
     if view.rules.keys().any(|lane| !view.checkpoint.lanes.contains_key(lane)) {
         return Decision::Reshape;
     }
-    let tail = lanes(view).filter_map(|(_, lane, state)| tail(view, lane, state)).next();
+    // the tail that has waited longest
+    let tail = lanes(view)
+        .filter_map(|(_, lane, state)| Some((due_mono_ms(view, lane), tail(view, lane, state)?)))
+        .min_by_key(|(due, _)| *due)
+        .map(|(_, tail)| tail);
     let backfill = backfill(view);
     match (tail, backfill) {
         (Some(Tail::Behind), _) => Decision::Reshape,
@@ -129,11 +133,11 @@ fn tail(view: &View<'_>, lane: Lane, state: &LaneState) -> Option<Tail> {
     let wanted = wanted(view, lane, slice)?;
     if wanted.began && wanted.next.is_none() {
         let walking = slice.walk.is_some();
-        let due = view.tail_due_mono_ms.get(&lane).copied().unwrap_or(i64::MIN);
-        if !walking && view.mono_ms < due {
+        if !walking && view.mono_ms < due_mono_ms(view, lane) {
             return None;
         }
-        let behind_s = view.now_s.saturating_sub(rules.settling_s).saturating_sub(slice.restart_s());
+        let behind_s =
+            view.now_s.saturating_sub(rules.settling_s).saturating_sub(slice.restart_s());
         if behind_s > TAIL_SLACK_S {
             return Some(Tail::Behind);
         }
@@ -159,6 +163,10 @@ fn backfill(view: &View<'_>) -> Option<Wanted> {
         })
         .min_by_key(|(deadline, _)| *deadline)
         .map(|(_, wanted)| wanted)
+}
+
+fn due_mono_ms(view: &View<'_>, lane: Lane) -> i64 {
+    view.tail_due_mono_ms.get(&lane).copied().unwrap_or(i64::MIN)
 }
 
 /// The next page of a slice: on from what is fetched, else from the committed cursor, else a new walk.
