@@ -19,7 +19,7 @@
 //! | [`cli`] | one file per command |
 //! | `sim` | the simulated GitHub (feature `sim`) |
 //!
-//! Leaves that every speaker may use: [`metrics`], [`retry`], [`time`].
+//! Leaves that every speaker may use: [`metrics`], [`retry`], [`time`]. [`telemetry`] sets the log up, once, for [`cli`].
 //!
 //! # Who may import whom
 //!
@@ -47,4 +47,5 @@ pub mod retry;
 pub mod sim;
 pub mod state;
 pub mod supervisor;
+pub mod telemetry;
 pub mod time;

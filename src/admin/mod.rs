@@ -1,6 +1,9 @@
 //! Health and metrics over HTTP, on loopback, read-only.
 
+pub mod health;
 pub mod server;
+
+pub use health::Health;
 
 use std::net::SocketAddr;
 
