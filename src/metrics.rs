@@ -157,10 +157,8 @@ impl Default for Metrics {
 impl Metrics {
     fn register_build(&mut self) {
         let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
-        let labels = vec![
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("librdkafka", librdkafka),
-        ];
+        let labels =
+            vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("librdkafka", librdkafka)];
         self.registry.register("build", "The running program", Info::new(labels));
     }
 
@@ -198,16 +196,30 @@ impl Metrics {
         let help = "Periods recorded whose completeness cannot be claimed";
         registry.register("gaps", help, self.gaps.clone());
         let help = "Time from a live answer of GitHub to its commit in Kafka";
-        registry.register_with_unit("live_latency", help, Unit::Seconds, self.live_latency_seconds.clone());
+        registry.register_with_unit(
+            "live_latency",
+            help,
+            Unit::Seconds,
+            self.live_latency_seconds.clone(),
+        );
         let help = "Buckets of seen ids loaded from disk";
         registry.register("seen_bucket_loads", help, self.seen_bucket_loads.clone());
     }
 
     fn register_kafka(&mut self) {
         let registry = &mut self.registry;
-        registry.register("transactions", "Kafka transactions by outcome", self.transactions.clone());
+        registry.register(
+            "transactions",
+            "Kafka transactions by outcome",
+            self.transactions.clone(),
+        );
         let help = "Time of a Kafka transaction from begin to its outcome";
-        registry.register_with_unit("transaction", help, Unit::Seconds, self.transaction_seconds.clone());
+        registry.register_with_unit(
+            "transaction",
+            help,
+            Unit::Seconds,
+            self.transaction_seconds.clone(),
+        );
         let help = "Records in a Kafka transaction";
         registry.register("transaction_records", help, self.transaction_records.clone());
     }
@@ -215,19 +227,43 @@ impl Metrics {
     fn register_archive(&mut self) {
         let registry = &mut self.registry;
         registry.register("archive_segments", "Segments stored", self.segments.clone());
-        registry.register("archive_records", "Records in stored segments", self.archived_records.clone());
+        registry.register(
+            "archive_records",
+            "Records in stored segments",
+            self.archived_records.clone(),
+        );
         let help = "Compressed bytes of stored segments";
         registry.register_with_unit("archive", help, Unit::Bytes, self.archived_bytes.clone());
         let help = "Compressed size of a stored segment";
-        registry.register_with_unit("archive_segment_size", help, Unit::Bytes, self.segment_bytes.clone());
+        registry.register_with_unit(
+            "archive_segment_size",
+            help,
+            Unit::Bytes,
+            self.segment_bytes.clone(),
+        );
         let help = "Time to store a segment and to read its lock back";
-        registry.register_with_unit("archive_put", help, Unit::Seconds, self.segment_put_seconds.clone());
+        registry.register_with_unit(
+            "archive_put",
+            help,
+            Unit::Seconds,
+            self.segment_put_seconds.clone(),
+        );
         let help = "Records of a partition that are not archived";
         registry.register("archive_lag_records", help, self.archive_lag_records.clone());
         let help = "Age of the oldest record of a partition that is not archived";
-        registry.register_with_unit("archive_lag", help, Unit::Seconds, self.archive_lag_seconds.clone());
+        registry.register_with_unit(
+            "archive_lag",
+            help,
+            Unit::Seconds,
+            self.archive_lag_seconds.clone(),
+        );
         let help = "Memory held by open segments";
-        registry.register_with_unit("archive_buffer", help, Unit::Bytes, self.archive_buffer_bytes.clone());
+        registry.register_with_unit(
+            "archive_buffer",
+            help,
+            Unit::Bytes,
+            self.archive_buffer_bytes.clone(),
+        );
         let help = "Archive gaps that are not acknowledged";
         registry.register("archive_gaps_unacknowledged", help, self.archive_gaps.clone());
     }
@@ -374,7 +410,11 @@ fn gauge(number: u64) -> i64 {
 }
 
 /// Counts of bytes and records, far below the 2^53 up to which this is exact.
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "there is no From<u64> for f64")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "there is no From<u64> for f64"
+)]
 fn float(number: u64) -> f64 {
     number as f64
 }

@@ -7,7 +7,7 @@
 use sd_notify::NotifyState;
 use std::future::Future;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -82,10 +82,14 @@ impl<E: Send + 'static> Supervisor<E> {
         self.names.push((handle.id(), name));
     }
 
-    /// Runs until `asked` or until a task ends, then stops all within `grace`.
-    pub async fn run(mut self, asked: impl Future<Output = String>, grace: Duration) -> Outcome<E> {
+    /// Runs until `asked` or until a task ends, then stops all within `grace`. Being asked again ends the grace period.
+    pub async fn run(
+        mut self,
+        mut asked: impl AsyncFnMut() -> String,
+        grace: Duration,
+    ) -> Outcome<E> {
         let cause = tokio::select! {
-            reason = asked => Cause::Asked(reason),
+            reason = asked() => Cause::Asked(reason),
             ended = self.next_end() => match ended {
                 Some((name, end)) => Cause::Task { name, end },
                 None => Cause::Asked("no task is left".to_owned()),
@@ -94,7 +98,16 @@ impl<E: Send + 'static> Supervisor<E> {
         self.stop.cancel();
         notify(&[NotifyState::Stopping]);
         let mut outcome = Outcome { cause, later_errors: Vec::new(), unfinished: Vec::new() };
-        if tokio::time::timeout(grace, self.drain(&mut outcome)).await.is_err() {
+        let in_time = tokio::select! {
+            biased;
+            () = self.drain(&mut outcome) => true,
+            () = tokio::time::sleep(grace) => false,
+            reason = asked() => {
+                warn!(reason, "asked again: not waiting any longer");
+                false
+            }
+        };
+        if !in_time {
             outcome.unfinished = self.names.drain(..).map(|(_, name)| name).collect();
             outcome.unfinished.sort();
             self.tasks.abort_all();
@@ -107,7 +120,9 @@ impl<E: Send + 'static> Supervisor<E> {
             match end {
                 End::Returned(Ok(())) => debug!(task = name, "task has ended"),
                 End::Returned(Err(error)) => outcome.later_errors.push((name, error)),
-                End::Panicked(what) => error!(task = name, what, "task panicked while it was being stopped"),
+                End::Panicked(what) => {
+                    error!(task = name, what, "task panicked while it was being stopped")
+                }
             }
         }
     }
@@ -127,19 +142,34 @@ impl<E: Send + 'static> Supervisor<E> {
     }
 }
 
-/// Waits for `SIGTERM` or `SIGINT`; answers with its name. A second one later ends the process as the system does it.
-///
-/// # Errors
-/// The system does not let us listen for signals.
-pub async fn stop_signal() -> std::io::Result<String> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    info!(signal = name, "stopping");
-    Ok(name.to_owned())
+/// `SIGTERM` and `SIGINT`, caught from the moment this is made.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Begins to catch them.
+    ///
+    /// # Errors
+    /// The system does not let us.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one; answers with its name.
+    pub async fn next(&mut self) -> String {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "asked to stop");
+        name.to_owned()
+    }
 }
 
 /// Tells systemd that the service is ready, with a line for `systemctl status`.
@@ -186,7 +216,10 @@ where
             }
             Err(who) if !stalled => {
                 stalled = true;
-                error!(who, "a loop makes no progress: systemd will restart the service unless it goes on");
+                error!(
+                    who,
+                    "a loop makes no progress: systemd will restart the service unless it goes on"
+                );
             }
             Err(_) => {}
         }
@@ -198,6 +231,14 @@ mod tests {
     use super::*;
 
     const GRACE: Duration = Duration::from_millis(200);
+
+    /// Asks once, or never where there is no reason.
+    fn asks(mut reason: Option<&'static str>) -> impl AsyncFnMut() -> String {
+        async move || match reason.take() {
+            Some(reason) => reason.to_owned(),
+            None => std::future::pending().await,
+        }
+    }
 
     fn obedient(token: CancellationToken) -> impl Future<Output = Result<(), &'static str>> {
         async move {
@@ -212,7 +253,7 @@ mod tests {
         for name in ["collector", "archiver"] {
             supervisor.spawn(name, obedient(supervisor.token()));
         }
-        let outcome = supervisor.run(async { "SIGTERM".to_owned() }, GRACE).await;
+        let outcome = supervisor.run(asks(Some("SIGTERM")), GRACE).await;
         assert!(matches!(outcome.cause, Cause::Asked(reason) if reason == "SIGTERM"));
         assert_eq!(outcome.unfinished, Vec::<String>::new());
         assert!(outcome.later_errors.is_empty());
@@ -223,7 +264,7 @@ mod tests {
         let mut supervisor = Supervisor::new();
         supervisor.spawn("archiver", obedient(supervisor.token()));
         supervisor.spawn("collector", async { Err("the store is gone") });
-        let outcome = supervisor.run(std::future::pending(), GRACE).await;
+        let outcome = supervisor.run(asks(None), GRACE).await;
         let Cause::Task { name, end } = outcome.cause else { panic!("not a task") };
         assert_eq!(name, "collector");
         assert!(matches!(end, End::Returned(Err("the store is gone"))));
@@ -234,7 +275,7 @@ mod tests {
     async fn an_end_without_an_error_is_unasked_too() {
         let mut supervisor: Supervisor<&str> = Supervisor::new();
         supervisor.spawn("collector", async { Ok(()) });
-        let outcome = supervisor.run(std::future::pending(), GRACE).await;
+        let outcome = supervisor.run(asks(None), GRACE).await;
         assert!(matches!(outcome.cause, Cause::Task { end: End::Returned(Ok(())), .. }));
     }
 
@@ -243,7 +284,16 @@ mod tests {
         let mut supervisor: Supervisor<&str> = Supervisor::new();
         supervisor.spawn("deaf", std::future::pending());
         supervisor.spawn("obedient", obedient(supervisor.token()));
-        let outcome = supervisor.run(async { "SIGINT".to_owned() }, GRACE).await;
+        let outcome = supervisor.run(asks(Some("SIGINT")), GRACE).await;
+        assert_eq!(outcome.unfinished, ["deaf"]);
+    }
+
+    #[tokio::test]
+    async fn being_asked_again_ends_the_grace_period() {
+        let mut supervisor: Supervisor<&str> = Supervisor::new();
+        supervisor.spawn("deaf", std::future::pending());
+        let hours = Duration::from_hours(24);
+        let outcome = supervisor.run(async || "SIGTERM".to_owned(), hours).await;
         assert_eq!(outcome.unfinished, ["deaf"]);
     }
 
@@ -255,7 +305,7 @@ mod tests {
             token.cancelled().await;
             Err("the last put failed")
         });
-        let outcome = supervisor.run(async { "SIGTERM".to_owned() }, GRACE).await;
+        let outcome = supervisor.run(asks(Some("SIGTERM")), GRACE).await;
         assert_eq!(outcome.later_errors, [("archiver".to_owned(), "the last put failed")]);
     }
 
@@ -263,8 +313,10 @@ mod tests {
     async fn a_panic_is_an_end_with_the_tasks_name() {
         let mut supervisor: Supervisor<&str> = Supervisor::new();
         supervisor.spawn("collector", async { panic!("on purpose") });
-        let outcome = supervisor.run(std::future::pending(), GRACE).await;
-        let Cause::Task { name, end: End::Panicked(_) } = outcome.cause else { panic!("not a panic") };
+        let outcome = supervisor.run(asks(None), GRACE).await;
+        let Cause::Task { name, end: End::Panicked(_) } = outcome.cause else {
+            panic!("not a panic")
+        };
         assert_eq!(name, "collector");
     }
 }

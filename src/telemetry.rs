@@ -17,7 +17,9 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// Not a level, nor a list of directives.
-    #[error("{level:?} is not a log level ({source}): write error, warn, info, debug or trace, or MODULE=LEVEL,...")]
+    #[error(
+        "{level:?} is not a log level ({source}): write error, warn, info, debug or trace, or MODULE=LEVEL,..."
+    )]
     Level {
         /// What was written.
         level: String,
@@ -30,7 +32,8 @@ pub enum TelemetryError {
 }
 
 /// Libraries that say at `info` and below what only their authors read; more of them on request by a directive.
-const QUIETER: [&str; 6] = ["rdkafka=warn", "librdkafka=warn", "hyper=warn", "h2=warn", "aws=warn", "rustls=warn"];
+const QUIETER: [&str; 6] =
+    ["rdkafka=warn", "librdkafka=warn", "hyper=warn", "h2=warn", "aws=warn", "rustls=warn"];
 
 /// The filter for `level`: a level, or directives such as `info,ghauditd::github=debug`.
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
@@ -40,7 +43,9 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     let quieter = QUIETER.iter().filter(|directive| {
         directive.split('=').next().is_none_or(|library| !level.contains(library))
     });
-    quieter.into_iter().try_fold(own, |filter, directive| Ok(filter.add_directive(directive.parse().map_err(refused)?)))
+    quieter.into_iter().try_fold(own, |filter, directive| {
+        Ok(filter.add_directive(directive.parse().map_err(refused)?))
+    })
 }
 
 /// Sets up the process's log.
@@ -52,7 +57,12 @@ pub fn start(format: Format, level: &str) -> Result<(), TelemetryError> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         Format::Human => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        Format::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init(),
     }
     .map_err(TelemetryError::Twice)
 }
@@ -71,7 +81,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_the_remedy() {
         let error = filter("ghauditd=loud").unwrap_err().to_string();
-        assert!(error.contains("\"ghauditd=loud\"") && error.contains("error, warn, info"), "{error}");
+        assert!(
+            error.contains("\"ghauditd=loud\"") && error.contains("error, warn, info"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Health and metrics over HTTP, on loopback, read-only.
 
-pub mod health;
 pub mod server;
 
-pub use health::Health;
+pub use crate::health::Health;
 
 use std::net::SocketAddr;
 

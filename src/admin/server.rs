@@ -24,7 +24,9 @@ pub enum ServerError {
     #[error("admin.listen {0} is not on loopback: write 127.0.0.1:PORT")]
     NotLoopback(SocketAddr),
     /// The address cannot be had.
-    #[error("cannot listen on {address} for health and metrics ({source}): choose another admin.listen, or \"off\"")]
+    #[error(
+        "cannot listen on {address} for health and metrics ({source}): choose another admin.listen, or \"off\""
+    )]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -109,7 +111,8 @@ mod tests {
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -128,7 +131,8 @@ mod tests {
             health.set_degraded("archive", "1 gap is not acknowledged");
             let answer = ask(address, "/readyz").await;
             assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-            let line = r#"{"part":"archive","state":"degraded","reason":"1 gap is not acknowledged"}"#;
+            let line =
+                r#"{"part":"archive","state":"degraded","reason":"1 gap is not acknowledged"}"#;
             assert!(answer.contains(line), "{answer}");
 
             assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));

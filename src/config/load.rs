@@ -1,10 +1,10 @@
 //! From a file and the environment to a [`Config`], or to all of its faults at once.
 
+use super::Config;
 use super::environment::{Environment, OVERRIDE_PREFIX};
 use super::fault::{Fault, Faults};
 use super::reader::{Report, Table};
 use super::sections::{self, Surroundings};
-use super::Config;
 use ::config::{File, FileFormat, Value, ValueKind};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -77,7 +77,12 @@ fn read_file(path: &Path) -> Result<String, (String, String)> {
 }
 
 /// The tree of the file with the environment's values over it.
-fn merge(text: &str, name: &str, environment: &Environment, report: &Report) -> Result<Value, Fault> {
+fn merge(
+    text: &str,
+    name: &str,
+    environment: &Environment,
+    report: &Report,
+) -> Result<Value, Fault> {
     let mut overrides = ::config::Map::new();
     for (variable, value) in environment.overrides() {
         // the list of entities cannot be addressed by variables: a table in its place would hide it
@@ -112,10 +117,17 @@ fn merge(text: &str, name: &str, environment: &Environment, report: &Report) -> 
 /// The TOML parser quotes the line at fault, and that line may hold a secret: keep the place and the reason.
 fn without_excerpt(message: &str) -> String {
     let is_excerpt = |line: &&str| {
-        line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).trim_start().starts_with('|')
+        line.trim_start()
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .trim_start()
+            .starts_with('|')
     };
-    let kept: Vec<&str> =
-        message.lines().filter(|line| !is_excerpt(line)).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let kept: Vec<&str> = message
+        .lines()
+        .filter(|line| !is_excerpt(line))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     kept.join(": ")
 }
 

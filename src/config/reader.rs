@@ -61,7 +61,9 @@ impl Report {
         let mut faults = self.faults.into_inner();
         let mut unknown = self.unknown.into_inner();
         unknown.sort();
-        faults.extend(unknown.into_iter().map(|(path, key, beside)| unknown_key(&known, path, &key, &beside)));
+        faults.extend(
+            unknown.into_iter().map(|(path, key, beside)| unknown_key(&known, path, &key, &beside)),
+        );
         (faults, self.warnings.into_inner(), known)
     }
 }
@@ -142,7 +144,11 @@ impl<'a> Table<'a> {
     }
 
     fn wrong_type(&self, key: &str, expected: &str, found: &Value) {
-        self.fault(key, format!("must be {expected}, but is {}", kind(found)), format!("write {expected}"));
+        self.fault(
+            key,
+            format!("must be {expected}, but is {}", kind(found)),
+            format!("write {expected}"),
+        );
     }
 
     /// Takes a key that is not allowed here without making it known: its fault names the way out.
@@ -207,7 +213,13 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn out_of_range(&self, key: &str, found: impl Display, least: impl Display, most: impl Display) {
+    fn out_of_range(
+        &self,
+        key: &str,
+        found: impl Display,
+        least: impl Display,
+        most: impl Display,
+    ) {
         self.fault(key, format!("is {found}, out of range"), format!("write {least} to {most}"));
     }
 
@@ -286,7 +298,11 @@ impl<'a> Table<'a> {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            self.fault(key, format!("{text:?} is not known"), format!("write one of {}", all.join(", ")));
+            self.fault(
+                key,
+                format!("{text:?} is not known"),
+                format!("write one of {}", all.join(", ")),
+            );
         }
         found
     }
@@ -295,7 +311,9 @@ impl<'a> Table<'a> {
     pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let value = self.raw(key)?;
         let texts = match &value.kind {
-            ValueKind::String(text) => Some(text.split(',').map(|part| part.trim().to_owned()).collect()),
+            ValueKind::String(text) => {
+                Some(text.split(',').map(|part| part.trim().to_owned()).collect())
+            }
             ValueKind::Array(values) => values
                 .iter()
                 .map(|value| match &value.kind {

@@ -3,6 +3,7 @@
 pub mod archiver;
 pub mod collector;
 pub mod plan;
+pub mod record;
 pub mod schedule;
 
 use std::time::Duration;

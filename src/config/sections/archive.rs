@@ -73,8 +73,12 @@ fn refuse_secrets(table: &mut Table<'_>) {
 
 fn archive_name(table: &mut Table<'_>) -> String {
     let name = table.text("name").unwrap_or_else(|| "main".to_owned());
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
-    if name.len() > 100 || !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+    let plain =
+        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+    if name.len() > 100
+        || !name.chars().all(plain)
+        || !name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
         table.fault(
             "name",
             format!("{name:?} is not a name for an archive"),
@@ -132,7 +136,11 @@ fn s3(table: &mut Table<'_>) -> Option<StoreSettings> {
     let bucket = bucket(table);
     let mut prefix = table.text("prefix").unwrap_or_default();
     if prefix.starts_with('/') || prefix.contains("//") {
-        table.fault("prefix", "begins with a slash or has two in a row", "write it like \"github-audit/\"");
+        table.fault(
+            "prefix",
+            "begins with a slash or has two in a row",
+            "write it like \"github-audit/\"",
+        );
     }
     if !prefix.is_empty() && !prefix.ends_with('/') {
         prefix.push('/');
@@ -187,7 +195,11 @@ fn endpoint(table: &mut Table<'_>) -> Option<Url> {
         }
         Ok(_) => table.fault("endpoint", "is not an http(s) URL", "write \"https://HOST:PORT\""),
         Err(error) => {
-            table.fault("endpoint", format!("is not a URL ({error})"), "write \"https://HOST:PORT\"");
+            table.fault(
+                "endpoint",
+                format!("is not a URL ({error})"),
+                "write \"https://HOST:PORT\"",
+            );
         }
     }
     None
@@ -201,7 +213,10 @@ fn retention(table: &mut Table<'_>, lock_mode: LockMode) -> Duration {
     if retention > RETENTION_CEILING && !raised {
         table.fault(
             "retention",
-            format!("{} is more than ten years, and no locked object can be taken back", show_duration(retention)),
+            format!(
+                "{} is more than ten years, and no locked object can be taken back",
+                show_duration(retention)
+            ),
             "write less, or retention_over_ten_years = true if it is no slip of the pen",
         );
     }

@@ -1,7 +1,7 @@
 //! `[collect]`, `[state]`, `[admin]`, `[daemon]`.
 
-use super::super::reader::Table;
 use super::super::DaemonSettings;
+use super::super::reader::Table;
 use super::{Surroundings, seconds};
 use crate::{admin, pipeline, state};
 use std::net::SocketAddr;
@@ -54,10 +54,8 @@ pub(in super::super) fn state(root: &mut Table<'_>, around: &Surroundings<'_>) -
         let first = around.environment.get("STATE_DIRECTORY")?.split(':').next()?;
         Some(PathBuf::from(first))
     };
-    let dir = table
-        .path("dir")
-        .or_else(from_systemd)
-        .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+    let dir =
+        table.path("dir").or_else(from_systemd).unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
     let memory_bytes_max = table.bytes("memory_bytes", 1 << 20..=4 << 30).unwrap_or(24 << 20);
     table.finish();
     state::Settings { dir, memory_bytes_max }
@@ -72,7 +70,11 @@ pub(in super::super) fn admin(root: &mut Table<'_>) -> admin::Settings {
         _ if text == "off" => None,
         Ok(address) if address.ip().is_loopback() => Some(address),
         Ok(_) => {
-            table.fault("listen", format!("{text:?} is not on loopback, and these pages have no password"), remedy);
+            table.fault(
+                "listen",
+                format!("{text:?} is not on loopback, and these pages have no password"),
+                remedy,
+            );
             None
         }
         Err(_) => {

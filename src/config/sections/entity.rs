@@ -86,7 +86,10 @@ fn read_one(
 fn name(table: &mut Table<'_>) -> Option<EntityName> {
     let Some(text) = table.text("name") else {
         if !table.has("name") {
-            table.missing("name", "choose one and never change it: it is the key of the saved state");
+            table.missing(
+                "name",
+                "choose one and never change it: it is the key of the saved state",
+            );
         }
         return None;
     };
@@ -192,7 +195,11 @@ fn token(table: &mut Table<'_>, around: &Surroundings<'_>) -> Option<TokenSource
         .filter(|key| table.has(key))
         .collect();
     if present.len() > 1 {
-        table.fault("token_file", format!("{} exclude each other", present.join(", ")), "keep one of them");
+        table.fault(
+            "token_file",
+            format!("{} exclude each other", present.join(", ")),
+            "keep one of them",
+        );
     } else if present.is_empty() && !inline {
         table.missing(
             "token_file",
@@ -202,7 +209,8 @@ fn token(table: &mut Table<'_>, around: &Surroundings<'_>) -> Option<TokenSource
     let file = token_text(table, "token_file").and_then(|_| from_file(table));
     let credential =
         token_text(table, "token_credential").and_then(|name| from_credential(table, name, around));
-    let variable = token_text(table, "token_env").and_then(|name| from_variable(table, name, around));
+    let variable =
+        token_text(table, "token_env").and_then(|name| from_variable(table, name, around));
     file.or(credential).or(variable)
 }
 
@@ -231,7 +239,11 @@ fn check_token_file(table: &Table<'_>, key: &str, path: &Path) -> bool {
     let text = match read_small_file(path) {
         Ok(text) => text,
         Err(problem) => {
-            table.fault(key, problem, "check the path, and that the service's user may read the file");
+            table.fault(
+                key,
+                problem,
+                "check the path, and that the service's user may read the file",
+            );
             return false;
         }
     };
@@ -255,7 +267,9 @@ fn check_token(table: &Table<'_>, key: &str, text: &str, place: &str) -> bool {
     } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         table.fault(
             key,
-            format!("{place} holds more than a token (spaces, several lines or strange characters)"),
+            format!(
+                "{place} holds more than a token (spaces, several lines or strange characters)"
+            ),
             "write the token alone into it",
         );
     } else {
@@ -264,10 +278,18 @@ fn check_token(table: &Table<'_>, key: &str, text: &str, place: &str) -> bool {
     false
 }
 
-fn from_credential(table: &Table<'_>, name: String, around: &Surroundings<'_>) -> Option<TokenSource> {
+fn from_credential(
+    table: &Table<'_>,
+    name: String,
+    around: &Surroundings<'_>,
+) -> Option<TokenSource> {
     let key = "token_credential";
     if name.contains('/') || name.starts_with('.') {
-        table.fault(key, format!("{name:?} is not the name of a credential"), "write the NAME of LoadCredential=NAME:/path");
+        table.fault(
+            key,
+            format!("{name:?} is not the name of a credential"),
+            "write the NAME of LoadCredential=NAME:/path",
+        );
         return None;
     }
     let Some(folder) = around.environment.get("CREDENTIALS_DIRECTORY") else {
@@ -291,7 +313,11 @@ fn from_credential(table: &Table<'_>, name: String, around: &Surroundings<'_>) -
         .then_some(TokenSource::Credential { name, path: Some(path) })
 }
 
-fn from_variable(table: &Table<'_>, name: String, around: &Surroundings<'_>) -> Option<TokenSource> {
+fn from_variable(
+    table: &Table<'_>,
+    name: String,
+    around: &Surroundings<'_>,
+) -> Option<TokenSource> {
     let Some(value) = around.environment.get(&name) else {
         table.fault(
             "token_env",

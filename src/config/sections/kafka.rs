@@ -72,12 +72,18 @@ fn brokers(table: &mut Table<'_>) -> Option<String> {
     let brokers = texts.join(",");
     let is_address = |text: &str| {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, "9092"));
-        !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        !host.is_empty()
+            && !host.contains(['/', ' '])
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
     };
     if !texts.is_empty() && texts.iter().all(|text| is_address(text)) {
         return Some(brokers);
     }
-    table.fault("brokers", format!("{brokers:?} is not a list of brokers"), "write \"HOST:PORT,HOST:PORT\"");
+    table.fault(
+        "brokers",
+        format!("{brokers:?} is not a list of brokers"),
+        "write \"HOST:PORT,HOST:PORT\"",
+    );
     None
 }
 
@@ -147,7 +153,9 @@ fn properties(table: &mut Table<'_>, key: &'static str) -> BTreeMap<String, Stri
             table.fault(
                 &format!("{key}.{name}"),
                 "a secret stands in the configuration",
-                format!("put it into a file and write [kafka.properties_files] \"{name}\" = \"/path\""),
+                format!(
+                    "put it into a file and write [kafka.properties_files] \"{name}\" = \"/path\""
+                ),
             );
         }
         properties.insert(name, value);
@@ -161,14 +169,22 @@ fn from_files(table: &mut Table<'_>, settings: &mut Settings) {
         let key = format!("properties_files.{name}");
         let path = Path::new(&path);
         if settings.properties.contains_key(&name) {
-            table.fault(&key, "the property stands under [kafka.properties] too", "keep one of them");
+            table.fault(
+                &key,
+                "the property stands under [kafka.properties] too",
+                "keep one of them",
+            );
         }
         match read_small_file(path) {
             Ok(text) => {
                 settings.properties.insert(name, text.trim_end_matches(['\r', '\n']).to_owned());
             }
             Err(problem) => {
-                table.fault(&key, problem, "check the path, and that the service's user may read the file");
+                table.fault(
+                    &key,
+                    problem,
+                    "check the path, and that the service's user may read the file",
+                );
                 continue;
             }
         }

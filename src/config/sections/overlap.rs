@@ -13,7 +13,8 @@ pub(in super::super) fn check(
     entities: &[Read],
     allowed_for_all: bool,
 ) {
-    let address = |entity: &EntitySettings| servers.get(&entity.server).map(|server| &server.base_url);
+    let address =
+        |entity: &EntitySettings| servers.get(&entity.server).map(|server| &server.base_url);
     for (number, later) in entities.iter().enumerate() {
         for earlier in entities.iter().take(number) {
             let (a, b) = (&earlier.settings, &later.settings);
@@ -27,7 +28,9 @@ pub(in super::super) fn check(
                     format!("is the same log as that of entity {name:?}"),
                     "take one of the two entities out",
                 );
-            } else if one_of_each_kind(a, b) && !allowed_for_all && !(earlier.allow_overlap && later.allow_overlap)
+            } else if one_of_each_kind(a, b)
+                && !allowed_for_all
+                && !(earlier.allow_overlap && later.allow_overlap)
             {
                 report.fault(
                     format!("{}.allow_overlap", later.path),

@@ -135,7 +135,10 @@ fn check_base_url(url: &Url) -> Result<(), (String, String)> {
         return fault("is the web site, not the REST API", "write \"https://api.github.com/\"");
     }
     if url.host_str().is_some_and(|host| host.ends_with(".ghe.com") && !host.starts_with("api.")) {
-        return fault("is the web site, not the REST API", "write \"https://api.SUBDOMAIN.ghe.com/\"");
+        return fault(
+            "is the web site, not the REST API",
+            "write \"https://api.SUBDOMAIN.ghe.com/\"",
+        );
     }
     Ok(())
 }
@@ -184,13 +187,13 @@ fn proxy(table: &mut Table<'_>) -> Option<Url> {
             "holds a user name or password, and this file is no place for a secret",
             "use a proxy that knows this host by its address",
         ),
-        Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host().is_none() => table.fault(
-            "proxy",
-            "is not the URL of an HTTP proxy",
-            "write \"http://HOST:PORT\"",
-        ),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host().is_none() => {
+            table.fault("proxy", "is not the URL of an HTTP proxy", "write \"http://HOST:PORT\"")
+        }
         Ok(url) => return Some(url),
-        Err(error) => table.fault("proxy", format!("is not a URL ({error})"), "write \"http://HOST:PORT\""),
+        Err(error) => {
+            table.fault("proxy", format!("is not a URL ({error})"), "write \"http://HOST:PORT\"")
+        }
     }
     None
 }

@@ -125,7 +125,11 @@ impl Health {
     fn stalled_at(&self, now_ms: i64) -> Vec<Stalled> {
         let late = |(name, turn): (&String, &Turn)| {
             let late_ms = now_ms.saturating_sub(turn.due_ms);
-            (late_ms > 0).then(|| Stalled { name: name.clone(), doing: turn.doing.clone(), late_ms })
+            (late_ms > 0).then(|| Stalled {
+                name: name.clone(),
+                doing: turn.doing.clone(),
+                late_ms,
+            })
         };
         self.state().turns.iter().filter_map(late).collect()
     }
