@@ -19,7 +19,7 @@
 //! | [`cli`] | one file per command |
 //! | `sim` | the simulated GitHub (feature `sim`) |
 //!
-//! Leaves that every speaker may use: [`health`], [`metrics`], [`retry`], [`time`].
+//! Leaves that every speaker may use: [`health`], [`metrics`], [`retry`], [`time`]. [`telemetry`] sets the log up for [`cli`].
 //!
 //! # Who may import whom
 //!
@@ -48,4 +48,5 @@ pub mod retry;
 pub mod sim;
 pub mod state;
 pub mod supervisor;
+pub mod telemetry;
 pub mod time;
