@@ -2,8 +2,11 @@
 //!
 //! Speakers: [`producer`], [`consumer`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
 
+pub mod client;
 pub mod consumer;
+pub mod ownership;
 pub mod producer;
+pub mod properties;
 pub mod restore;
 pub mod settings;
 pub mod topics;
