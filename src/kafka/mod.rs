@@ -8,6 +8,7 @@ pub mod ownership;
 pub mod producer;
 pub mod properties;
 pub mod restore;
+pub mod scout;
 pub mod settings;
 pub mod topics;
 pub mod triage;

@@ -1,7 +1,8 @@
 //! Looks at the cluster: which topics there are, and where their partitions end. Changes nothing.
 
 use super::client::{Context, Ears};
-use super::settings::{CALL_TIMEOUT, Role, Settings};
+use super::consumer::{NextRecord, ReadError, TopicReader};
+use super::settings::{Role, Settings};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
@@ -33,6 +34,9 @@ pub enum ScoutError {
         /// Its words.
         message: String,
     },
+    /// A partition could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// What metadata tells of a topic.
@@ -78,51 +82,122 @@ impl Scout {
             let ears = Arc::new(Ears::default());
             let context = Context::new(Arc::clone(&ears));
             let config = settings.client_config(Role::Scout);
-            let client = ThreadedProducer::from_config_and_context(&config, context)
-                .map_err(|error| ScoutError::Refused { message: error.to_string() })?;
-            Ok(Self { inner: Arc::new(Inner { client, ears, settings }) })
+            let client =
+                ThreadedProducer::from_config_and_context(&config, context).map_err(|error| {
+                    ScoutError::Refused {
+                        message: error.to_string(),
+                    }
+                })?;
+            Ok(Self {
+                inner: Arc::new(Inner {
+                    client,
+                    ears,
+                    settings,
+                }),
+            })
         })
         .await
     }
 
     /// All topics that this user may see.
     pub async fn topics(&self) -> Result<BTreeMap<String, Seen>, ScoutError> {
-        let metadata = self.ask(|client| client.client().fetch_metadata(None, TRY_TIMEOUT).map(|metadata| {
-            let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-            let seen = topics.map(|topic| {
-                let partitions = topic.partitions();
-                let seen = Seen {
-                    partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
-                    replication: partitions
-                        .first()
-                        .map_or(0, |first| i32::try_from(first.replicas().len()).unwrap_or(i32::MAX)),
-                    has_leaders: !partitions.is_empty() && partitions.iter().all(|p| p.leader() >= 0),
-                };
-                (topic.name().to_owned(), seen)
-            });
-            seen.collect()
-        }));
+        let metadata = self.ask(|client| {
+            client
+                .client()
+                .fetch_metadata(None, TRY_TIMEOUT)
+                .map(|metadata| {
+                    let topics = metadata
+                        .topics()
+                        .iter()
+                        .filter(|topic| topic.error().is_none());
+                    let seen = topics.map(|topic| {
+                        let partitions = topic.partitions();
+                        let seen = Seen {
+                            partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
+                            replication: partitions.first().map_or(0, |first| {
+                                i32::try_from(first.replicas().len()).unwrap_or(i32::MAX)
+                            }),
+                            has_leaders: !partitions.is_empty()
+                                && partitions.iter().all(|p| p.leader() >= 0),
+                        };
+                        (topic.name().to_owned(), seen)
+                    });
+                    seen.collect()
+                })
+        });
         metadata.await
     }
 
     /// How many brokers there are.
     pub async fn brokers(&self) -> Result<usize, ScoutError> {
-        self.ask(|client| client.client().fetch_metadata(None, TRY_TIMEOUT).map(|metadata| metadata.brokers().len())).await
+        self.ask(|client| {
+            client
+                .client()
+                .fetch_metadata(None, TRY_TIMEOUT)
+                .map(|metadata| metadata.brokers().len())
+        })
+        .await
     }
 
     /// Where the partitions of a topic begin and end.
     pub async fn spans(&self, topic: &str) -> Result<Vec<Span>, ScoutError> {
-        let partitions = self.topics().await?.get(topic).map_or(0, |seen| seen.partitions);
+        let partitions = self
+            .topics()
+            .await?
+            .get(topic)
+            .map_or(0, |seen| seen.partitions);
         let topic = topic.to_owned();
         let mut spans = Vec::new();
         for partition in 0..partitions {
             let topic = topic.clone();
             let (low, high) = self
-                .ask(move |client| client.client().fetch_watermarks(&topic, partition, TRY_TIMEOUT))
+                .ask(move |client| {
+                    client
+                        .client()
+                        .fetch_watermarks(&topic, partition, TRY_TIMEOUT)
+                })
                 .await?;
-            spans.push(Span { partition, low, high });
+            spans.push(Span {
+                partition,
+                low,
+                high,
+            });
         }
         Ok(spans)
+    }
+
+    /// The first of some topics that holds records, or did before they were deleted by time.
+    ///
+    /// Aborted records and transaction markers take offsets too, so the end of a partition alone proves nothing.
+    pub async fn first_with_records(
+        &self,
+        topics: Vec<String>,
+    ) -> Result<Option<String>, ScoutError> {
+        let mut filled = Vec::new();
+        for topic in topics {
+            for span in self
+                .spans(&topic)
+                .await?
+                .into_iter()
+                .filter(|span| span.high > 0)
+            {
+                if span.low > 0 {
+                    return Ok(Some(topic));
+                }
+                filled.push((topic.clone(), span.partition));
+            }
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let reader = TopicReader::new(&inner.settings)?;
+            for (topic, partition) in filled {
+                if let NextRecord::Record(()) = reader.next_record(&topic, partition, 0, |_| ())? {
+                    return Ok(Some(topic));
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     async fn ask<T: Send + 'static>(
@@ -135,7 +210,10 @@ impl Scout {
 }
 
 impl Inner {
-    fn ask<T>(&self, question: &dyn Fn(&ThreadedProducer<Context>) -> KafkaResult<T>) -> Result<T, ScoutError> {
+    fn ask<T>(
+        &self,
+        question: &dyn Fn(&ThreadedProducer<Context>) -> KafkaResult<T>,
+    ) -> Result<T, ScoutError> {
         let started = Instant::now();
         loop {
             let error = match question(&self.client) {
@@ -146,13 +224,40 @@ impl Inner {
                 Err(error) => error,
             };
             let refused = self.ears.heard_lasting_trouble();
-            let patience = if refused { PATIENCE_WHEN_REFUSED } else { PATIENCE };
+            let patience = if refused {
+                PATIENCE_WHEN_REFUSED
+            } else {
+                PATIENCE
+            };
             if !may_pass(&error) || started.elapsed() >= patience {
                 let brokers = self.settings.brokers.clone();
-                return Err(ScoutError::Unreachable { brokers, message: self.ears.with_reason(error) });
+                return Err(ScoutError::Unreachable {
+                    brokers,
+                    message: self.ears.with_reason(error),
+                });
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Whether the same question may be answered later: brokers that start, or elect leaders.
+fn may_pass(error: &KafkaError) -> bool {
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::InvalidTopic
+        )
+    )
+}
+
+impl std::fmt::Debug for Scout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scout")
+            .field("brokers", &self.inner.settings.brokers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,7 +266,9 @@ pub(super) async fn blocking<T: Send + 'static, E: From<Ended> + Send + 'static>
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
     // ends by the bounds of the calls inside; a stop of the runtime does not wait for it
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Ended.into()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Ended.into()))
 }
 
 /// The thread of a blocking call ended without an answer: the runtime is stopping.
@@ -170,6 +277,8 @@ pub struct Ended;
 
 impl From<Ended> for ScoutError {
     fn from(Ended: Ended) -> Self {
-        Self::Refused { message: "the program is stopping".to_owned() }
+        Self::Refused {
+            message: "the program is stopping".to_owned(),
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! next start takes as they are.
 
 use super::client::{Context, Ears};
-use super::scout::{Scout, ScoutError};
+use super::consumer::TopicReader;
+use super::restore::{RestoreError, read_genesis};
+use super::scout::{Scout, ScoutError, blocking};
 use super::settings::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, Role, Settings};
 use crate::audit::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -56,7 +58,7 @@ pub struct TopicReport {
 }
 
 /// Why the topics cannot be used.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TopicError {
     /// No broker answered; may be tried again.
     #[error(transparent)]
@@ -78,6 +80,9 @@ pub enum TopicError {
         /// Each with its remedy.
         problems: Vec<String>,
     },
+    /// The genesis cannot be read.
+    #[error(transparent)]
+    Genesis(#[from] Box<RestoreError>),
     /// The brokers refuse to create or to describe them.
     #[error("topic {name}: {message}")]
     Refused {
@@ -92,8 +97,10 @@ pub enum TopicError {
 pub async fn ensure(settings: Arc<Settings>, init: bool) -> Result<Vec<TopicState>, TopicError> {
     let scout = Scout::open(&settings).await?;
     let found = scout.topics().await?;
-    let missing: Vec<Topic> =
-        Topic::ALL.into_iter().filter(|topic| !found.contains_key(settings.topic(*topic))).collect();
+    let missing: Vec<Topic> = Topic::ALL
+        .into_iter()
+        .filter(|topic| !found.contains_key(settings.topic(*topic)))
+        .collect();
     if !missing.is_empty() {
         if !init {
             refuse_beside_records(&scout, &settings, &missing).await?;
@@ -103,7 +110,10 @@ pub async fn ensure(settings: Arc<Settings>, init: bool) -> Result<Vec<TopicStat
         wait_until_shown(&scout, &settings).await?;
     }
     let reports = inspect(&scout, &settings).await?;
-    let problems: Vec<String> = reports.iter().flat_map(|(report, _)| report.problems.clone()).collect();
+    let problems: Vec<String> = reports
+        .iter()
+        .flat_map(|(report, _)| report.problems.clone())
+        .collect();
     if !problems.is_empty() {
         return Err(TopicError::Unusable { problems });
     }
@@ -122,33 +132,81 @@ pub async fn ensure(settings: Arc<Settings>, init: bool) -> Result<Vec<TopicStat
 /// Looks at all topics without changing anything: for `check --connect`.
 pub async fn describe(settings: Arc<Settings>) -> Result<Vec<TopicReport>, TopicError> {
     let scout = Scout::open(&settings).await?;
-    let mut reports: Vec<TopicReport> =
-        inspect(&scout, &settings).await?.into_iter().map(|(report, _)| report).collect();
+    let mut reports: Vec<TopicReport> = inspect(&scout, &settings)
+        .await?
+        .into_iter()
+        .map(|(report, _)| report)
+        .collect();
     for topic in Topic::ALL {
         if !reports.iter().any(|report| report.topic == topic) {
             let name = settings.topic(topic).to_owned();
-            reports.push(TopicReport { topic, name, partitions: None, problems: vec![], warnings: vec![] });
+            reports.push(TopicReport {
+                topic,
+                name,
+                partitions: None,
+                problems: vec![],
+                warnings: vec![],
+            });
         }
     }
     Ok(reports)
 }
 
 /// A first run finds nothing but empty topics.
-async fn refuse_beside_records(scout: &Scout, settings: &Settings, missing: &[Topic]) -> Result<(), TopicError> {
-    let there = Topic::ALL.into_iter().filter(|topic| !missing.contains(topic));
-    for name in there.map(|topic| settings.topic(topic)) {
-        if scout.holds_records(name).await? {
-            let missing = missing.iter().map(|topic| settings.topic(*topic).to_owned()).collect();
-            return Err(TopicError::Missing { missing, holding: name.to_owned() });
-        }
+async fn refuse_beside_records(
+    scout: &Scout,
+    settings: &Settings,
+    missing: &[Topic],
+) -> Result<(), TopicError> {
+    let there = Topic::ALL
+        .into_iter()
+        .filter(|topic| !missing.contains(topic));
+    let there = there
+        .map(|topic| settings.topic(topic).to_owned())
+        .collect();
+    let Some(holding) = scout.first_with_records(there).await? else {
+        return Ok(());
+    };
+    if !missing.contains(&Topic::Checkpoints) && may_be_added(settings, missing).await? {
+        return Ok(());
     }
-    Ok(())
+    let missing = missing
+        .iter()
+        .map(|topic| settings.topic(*topic).to_owned())
+        .collect();
+    Err(TopicError::Missing { missing, holding })
+}
+
+/// Whether a genesis is there which names no missing topic: they came with a newer program.
+async fn may_be_added(settings: &Settings, missing: &[Topic]) -> Result<bool, TopicError> {
+    let owned = settings.clone();
+    let genesis = blocking(move || read_genesis(&TopicReader::new(&owned)?, &owned))
+        .await
+        .map_err(Box::new)?;
+    let Some(genesis) = genesis else {
+        return Ok(false);
+    };
+    let is_listed = |topic: &Topic| genesis.topics.contains_key(settings.topic(*topic));
+    let names: Vec<&str> = Topic::ALL
+        .iter()
+        .map(|topic| settings.topic(*topic))
+        .collect();
+    let is_renamed = genesis
+        .topics
+        .keys()
+        .any(|listed| !names.contains(&listed.as_str()));
+    Ok(!is_renamed && !missing.iter().any(is_listed))
 }
 
 fn admin(settings: &Settings) -> Result<AdminClient<Context>, TopicError> {
     let context = Context::new(Arc::new(Ears::default()));
-    AdminClient::from_config_and_context(&settings.client_config(Role::Scout), context)
-        .map_err(|error| TopicError::Unreachable(ScoutError::Refused { message: error.to_string() }))
+    AdminClient::from_config_and_context(&settings.client_config(Role::Scout), context).map_err(
+        |error| {
+            TopicError::Unreachable(ScoutError::Refused {
+                message: error.to_string(),
+            })
+        },
+    )
 }
 
 async fn create(
@@ -159,19 +217,28 @@ async fn create(
 ) -> Result<(), TopicError> {
     let replication = replication(settings, brokers);
     let isr = min_insync(replication).to_string();
-    let properties: Vec<_> = missing.iter().map(|topic| (*topic, wanted(*topic, settings))).collect();
+    let properties: Vec<_> = missing
+        .iter()
+        .map(|topic| (*topic, wanted(*topic, settings)))
+        .collect();
     let new: Vec<NewTopic<'_>> = properties
         .iter()
         .map(|(topic, properties)| {
             let fixed = TopicReplication::Fixed(replication);
             let mut new = NewTopic::new(settings.topic(*topic), settings.partitions(*topic), fixed);
             new = new.set("min.insync.replicas", &isr);
-            properties.iter().fold(new, |new, (key, value)| new.set(key, value))
+            properties
+                .iter()
+                .fold(new, |new, (key, value)| new.set(key, value))
         })
         .collect();
-    let options =
-        AdminOptions::new().request_timeout(Some(CALL_TIMEOUT * 2)).operation_timeout(Some(CALL_TIMEOUT));
-    let refused = |name: &str, message: String| TopicError::Refused { name: name.to_owned(), message };
+    let options = AdminOptions::new()
+        .request_timeout(Some(CALL_TIMEOUT * 2))
+        .operation_timeout(Some(CALL_TIMEOUT));
+    let refused = |name: &str, message: String| TopicError::Refused {
+        name: name.to_owned(),
+        message,
+    };
     let results = admin
         .create_topics(&new, &options)
         .await
@@ -181,8 +248,12 @@ async fn create(
             // another instance that starts at the same time; what it created is judged like any other
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) => {
-                let remedy = "grant CREATE, or create it by hand with the settings of docs/formats.md";
-                return Err(refused(&name, format!("cannot be created: {code}: {remedy}")));
+                let remedy =
+                    "grant CREATE, or create it by hand with the settings of docs/formats.md";
+                return Err(refused(
+                    &name,
+                    format!("cannot be created: {code}: {remedy}"),
+                ));
             }
         }
     }
@@ -214,7 +285,10 @@ async fn wait_until_shown(scout: &Scout, settings: &Settings) -> Result<(), Topi
                 "was created and is not shown after {} s: check that this user may DESCRIBE it, and the brokers' health",
                 CREATION_TIMEOUT.as_secs()
             );
-            return Err(TopicError::Refused { name: name.to_owned(), message });
+            return Err(TopicError::Refused {
+                name: name.to_owned(),
+                message,
+            });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -222,7 +296,9 @@ async fn wait_until_shown(scout: &Scout, settings: &Settings) -> Result<(), Topi
 
 /// The settings that a topic is created with, besides `min.insync.replicas`.
 pub fn wanted(topic: Topic, settings: &Settings) -> Vec<(&'static str, String)> {
-    let millis = |retention: Option<Duration>| retention.map_or("-1".to_owned(), |r| r.as_millis().to_string());
+    let millis = |retention: Option<Duration>| {
+        retention.map_or("-1".to_owned(), |r| r.as_millis().to_string())
+    };
     let mut wanted = vec![("max.message.bytes", MESSAGE_BYTES_MAX.to_string())];
     let mut set = |key, value: &str| wanted.push((key, value.to_owned()));
     match topic {
@@ -280,44 +356,76 @@ impl Observed {
     }
 
     fn message_bytes_max(&self) -> usize {
-        self.number("max.message.bytes").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
+        self.number("max.message.bytes")
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(0)
     }
 }
 
-async fn inspect(scout: &Scout, settings: &Settings) -> Result<Vec<(TopicReport, Observed)>, TopicError> {
+async fn inspect(
+    scout: &Scout,
+    settings: &Settings,
+) -> Result<Vec<(TopicReport, Observed)>, TopicError> {
     let found = scout.topics().await?;
     let mut observed = Vec::new();
     for topic in Topic::ALL {
         if let Some(seen) = found.get(settings.topic(topic)) {
             let (partitions, replication) = (seen.partitions, seen.replication);
-            observed.push((topic, Observed { partitions, replication, settings: BTreeMap::new() }));
+            observed.push((
+                topic,
+                Observed {
+                    partitions,
+                    replication,
+                    settings: BTreeMap::new(),
+                },
+            ));
         }
     }
     describe_settings(settings, &mut observed).await?;
     let reports = observed.into_iter().map(|(topic, seen)| {
         let (problems, warnings) = judge(topic, &seen, settings);
         let name = settings.topic(topic).to_owned();
-        (TopicReport { topic, name, partitions: Some(seen.partitions), problems, warnings }, seen)
+        (
+            TopicReport {
+                topic,
+                name,
+                partitions: Some(seen.partitions),
+                problems,
+                warnings,
+            },
+            seen,
+        )
     });
     Ok(reports.collect())
 }
 
-async fn describe_settings(settings: &Settings, observed: &mut [(Topic, Observed)]) -> Result<(), TopicError> {
+async fn describe_settings(
+    settings: &Settings,
+    observed: &mut [(Topic, Observed)],
+) -> Result<(), TopicError> {
     if observed.is_empty() {
         return Ok(());
     }
     let admin = admin(settings)?;
-    let names = observed.iter().map(|(topic, _)| ResourceSpecifier::Topic(settings.topic(*topic)));
+    let names = observed
+        .iter()
+        .map(|(topic, _)| ResourceSpecifier::Topic(settings.topic(*topic)));
     let names: Vec<_> = names.collect();
     let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
     let refused = |name: &str, message: String| TopicError::Refused {
         name: name.to_owned(),
         message: format!("its settings cannot be read: {message}: grant DESCRIBE_CONFIGS on it"),
     };
-    let results = admin.describe_configs(&names, &options).await.map_err(|error| refused("(all)", error.to_string()))?;
+    let results = admin
+        .describe_configs(&names, &options)
+        .await
+        .map_err(|error| refused("(all)", error.to_string()))?;
     for ((topic, seen), result) in observed.iter_mut().zip(results) {
         let resource = result.map_err(|code| refused(settings.topic(*topic), code.to_string()))?;
-        let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+        let entries = resource
+            .entries
+            .into_iter()
+            .filter_map(|entry| Some((entry.name, entry.value?)));
         seen.settings = entries.collect();
     }
     Ok(())
@@ -326,7 +434,11 @@ async fn describe_settings(settings: &Settings, observed: &mut [(Topic, Observed
 /// Problems that keep the daemon from starting, and warnings: each says what was found and the remedy.
 pub fn judge(topic: Topic, seen: &Observed, settings: &Settings) -> (Vec<String>, Vec<String>) {
     let name = settings.topic(topic);
-    let mut judged = Judged { name, problems: Vec::new(), warnings: Vec::new() };
+    let mut judged = Judged {
+        name,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
     judge_policy(topic, seen, &mut judged);
     judge_size(topic, seen, &mut judged);
     judge_retention(topic, seen, settings, &mut judged);
@@ -338,10 +450,16 @@ pub fn judge(topic: Topic, seen: &Observed, settings: &Settings) -> (Vec<String>
         ));
     }
     if seen.get("unclean.leader.election.enable") == "true" {
-        judged.warning("unclean.leader.election.enable=true may lose committed records: set it to false".to_owned());
+        judged.warning(
+            "unclean.leader.election.enable=true may lose committed records: set it to false"
+                .to_owned(),
+        );
     }
     if seen.replication < 3 {
-        judged.warning(format!("has {} replica(s): three survive the loss of a broker", seen.replication));
+        judged.warning(format!(
+            "has {} replica(s): three survive the loss of a broker",
+            seen.replication
+        ));
     }
     (judged.problems, judged.warnings)
 }
@@ -363,7 +481,11 @@ impl Judged<'_> {
 }
 
 fn judge_policy(topic: Topic, seen: &Observed, judged: &mut Judged<'_>) {
-    let wanted = if topic == Topic::Checkpoints { "compact" } else { "delete" };
+    let wanted = if topic == Topic::Checkpoints {
+        "compact"
+    } else {
+        "delete"
+    };
     let found = seen.get("cleanup.policy");
     if found != wanted {
         let why = match topic {
@@ -391,9 +513,14 @@ fn judge_size(topic: Topic, seen: &Observed, judged: &mut Judged<'_>) {
 fn judge_retention(topic: Topic, seen: &Observed, settings: &Settings, judged: &mut Judged<'_>) {
     let found = seen.number("retention.ms").unwrap_or(-1);
     let shorter_than = |wanted: Option<Duration>| {
-        found >= 0 && wanted.is_none_or(|wanted| i128::from(found) < i128::try_from(wanted.as_millis()).unwrap_or(0))
+        found >= 0
+            && wanted.is_none_or(|wanted| {
+                i128::from(found) < i128::try_from(wanted.as_millis()).unwrap_or(0)
+            })
     };
-    let by_size = seen.number("retention.bytes").is_some_and(|bytes| bytes >= 0);
+    let by_size = seen
+        .number("retention.bytes")
+        .is_some_and(|bytes| bytes >= 0);
     match topic {
         Topic::Checkpoints => {}
         Topic::SeenWeb | Topic::SeenGit => {
@@ -425,10 +552,16 @@ mod tests {
     use super::*;
 
     fn as_created(topic: Topic, settings: &Settings) -> Observed {
-        let mut properties: BTreeMap<String, String> =
-            wanted(topic, settings).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let mut properties: BTreeMap<String, String> = wanted(topic, settings)
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v))
+            .collect();
         properties.insert("retention.bytes".to_owned(), "-1".to_owned());
-        Observed { partitions: settings.partitions(topic), replication: 3, settings: properties }
+        Observed {
+            partitions: settings.partitions(topic),
+            replication: 3,
+            settings: properties,
+        }
     }
 
     fn set(mut seen: Observed, key: &str, value: &str) -> Observed {
@@ -440,7 +573,11 @@ mod tests {
     fn what_we_create_is_without_fault() {
         let settings = Settings::default();
         for topic in Topic::ALL {
-            assert_eq!(judge(topic, &as_created(topic, &settings), &settings), (vec![], vec![]), "{topic:?}");
+            assert_eq!(
+                judge(topic, &as_created(topic, &settings), &settings),
+                (vec![], vec![]),
+                "{topic:?}"
+            );
         }
     }
 
@@ -448,42 +585,120 @@ mod tests {
     fn each_fault_is_named() {
         let settings = Settings::default();
         let fresh = |topic| as_created(topic, &settings);
-        let fewer = |topic| Observed { partitions: 6, ..fresh(topic) };
+        let fewer = |topic| Observed {
+            partitions: 6,
+            ..fresh(topic)
+        };
         let problems = [
-            (Topic::Checkpoints, set(fresh(Topic::Checkpoints), "cleanup.policy", "compact,delete"), "exactly compact"),
-            (Topic::Checkpoints, set(fresh(Topic::Checkpoints), "cleanup.policy", "delete"), "exactly compact"),
-            (Topic::Web, set(fresh(Topic::Web), "cleanup.policy", "compact"), "exactly delete"),
-            (Topic::SeenWeb, set(fresh(Topic::SeenWeb), "cleanup.policy", "compact"), "exactly delete"),
-            (Topic::Checkpoints, fewer(Topic::Checkpoints), "kafka.state_partitions says 12"),
-            (Topic::SeenGit, fewer(Topic::SeenGit), "kafka.state_partitions says 12"),
-            (Topic::SeenWeb, set(fresh(Topic::SeenWeb), "retention.ms", "604800000"), "sent twice"),
-            (Topic::SeenWeb, set(fresh(Topic::SeenWeb), "retention.bytes", "1000"), "sent twice"),
-            (Topic::DeadLetter, set(fresh(Topic::DeadLetter), "max.message.bytes", "1048588"), "8388608 are needed"),
+            (
+                Topic::Checkpoints,
+                set(
+                    fresh(Topic::Checkpoints),
+                    "cleanup.policy",
+                    "compact,delete",
+                ),
+                "exactly compact",
+            ),
+            (
+                Topic::Checkpoints,
+                set(fresh(Topic::Checkpoints), "cleanup.policy", "delete"),
+                "exactly compact",
+            ),
+            (
+                Topic::Web,
+                set(fresh(Topic::Web), "cleanup.policy", "compact"),
+                "exactly delete",
+            ),
+            (
+                Topic::SeenWeb,
+                set(fresh(Topic::SeenWeb), "cleanup.policy", "compact"),
+                "exactly delete",
+            ),
+            (
+                Topic::Checkpoints,
+                fewer(Topic::Checkpoints),
+                "kafka.state_partitions says 12",
+            ),
+            (
+                Topic::SeenGit,
+                fewer(Topic::SeenGit),
+                "kafka.state_partitions says 12",
+            ),
+            (
+                Topic::SeenWeb,
+                set(fresh(Topic::SeenWeb), "retention.ms", "604800000"),
+                "sent twice",
+            ),
+            (
+                Topic::SeenWeb,
+                set(fresh(Topic::SeenWeb), "retention.bytes", "1000"),
+                "sent twice",
+            ),
+            (
+                Topic::DeadLetter,
+                set(fresh(Topic::DeadLetter), "max.message.bytes", "1048588"),
+                "8388608 are needed",
+            ),
         ];
         for (topic, seen, words) in problems {
             let (problems, _) = judge(topic, &seen, &settings);
-            assert!(problems.len() == 1 && problems.concat().contains(words), "{topic:?} {problems:?}");
+            assert!(
+                problems.len() == 1 && problems.concat().contains(words),
+                "{topic:?} {problems:?}"
+            );
         }
         let warnings = [
-            (Topic::Web, set(fresh(Topic::Web), "max.message.bytes", "1048588"), "in pieces"),
-            (Topic::Web, set(fresh(Topic::Web), "retention.ms", "3600000"), "the archive has not read"),
-            (Topic::Gaps, set(fresh(Topic::Gaps), "retention.ms", "3600000"), "for good"),
-            (Topic::Git, set(fresh(Topic::Git), "unclean.leader.election.enable", "true"), "unclean"),
-            (Topic::Git, Observed { replication: 2, ..fresh(Topic::Git) }, "2 replica(s)"),
+            (
+                Topic::Web,
+                set(fresh(Topic::Web), "max.message.bytes", "1048588"),
+                "in pieces",
+            ),
+            (
+                Topic::Web,
+                set(fresh(Topic::Web), "retention.ms", "3600000"),
+                "the archive has not read",
+            ),
+            (
+                Topic::Gaps,
+                set(fresh(Topic::Gaps), "retention.ms", "3600000"),
+                "for good",
+            ),
+            (
+                Topic::Git,
+                set(fresh(Topic::Git), "unclean.leader.election.enable", "true"),
+                "unclean",
+            ),
+            (
+                Topic::Git,
+                Observed {
+                    replication: 2,
+                    ..fresh(Topic::Git)
+                },
+                "2 replica(s)",
+            ),
         ];
         for (topic, seen, words) in warnings {
             let (problems, warnings) = judge(topic, &seen, &settings);
             assert_eq!(problems, Vec::<String>::new());
-            assert!(warnings.len() == 1 && warnings.concat().contains(words), "{topic:?} {warnings:?}");
+            assert!(
+                warnings.len() == 1 && warnings.concat().contains(words),
+                "{topic:?} {warnings:?}"
+            );
         }
     }
 
     #[test]
     fn replication_follows_the_brokers_and_isr_follows_it() {
         let settings = Settings::default();
-        assert_eq!([1, 2, 3, 9].map(|brokers| replication(&settings, brokers)), [1, 2, 3, 3]);
+        assert_eq!(
+            [1, 2, 3, 9].map(|brokers| replication(&settings, brokers)),
+            [1, 2, 3, 3]
+        );
         assert_eq!([1, 2, 3, 5].map(min_insync), [1, 1, 2, 2]);
-        let chosen = Settings { replication: Some(2), ..settings };
+        let chosen = Settings {
+            replication: Some(2),
+            ..settings
+        };
         assert_eq!(replication(&chosen, 9), 2);
     }
 }
