@@ -83,7 +83,11 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
         }
     }
     scan.skip_space();
-    if scan.peek().is_none() { Ok(entries) } else { Err(scan.malformed()) }
+    if scan.peek().is_none() {
+        Ok(entries)
+    } else {
+        Err(scan.malformed())
+    }
 }
 
 /// What stands where a value is expected, as far as a fact needs it.
@@ -93,7 +97,11 @@ enum Value {
     #[default]
     Other,
     /// A string: where its content lies between the quotes, and whether it holds an escape.
-    Str { from: usize, to: usize, escaped: bool },
+    Str {
+        from: usize,
+        to: usize,
+        escaped: bool,
+    },
     /// A number or literal.
     Scalar { from: usize, to: usize },
     /// An array with its brackets.
@@ -281,7 +289,11 @@ impl Scanner<'_> {
             }
             self.at += 1;
         }
-        if self.at == from { Err(self.malformed()) } else { Ok(()) }
+        if self.at == from {
+            Err(self.malformed())
+        } else {
+            Ok(())
+        }
     }
 
     /// The string whose opening quote stands here: where its content lies, and whether it holds an escape.
@@ -375,7 +387,9 @@ const SHORT_WORDS: usize = 6;
 #[inline]
 fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
     for _ in 0..SHORT_WORDS {
-        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
+        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
+            break;
+        };
         let word = u64::from_le_bytes(*word);
         // the lowest high bit set marks the first byte that is zero after the xor; only bits above it may be false
         let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
@@ -383,7 +397,9 @@ fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
             | (backslash.wrapping_sub(EACH) & !backslash))
             & HIGH;
         if hit != 0 {
-            return usize::try_from(hit.trailing_zeros() / 8).ok().map(|offset| at + offset);
+            return usize::try_from(hit.trailing_zeros() / 8)
+                .ok()
+                .map(|offset| at + offset);
         }
         at += 8;
     }
@@ -393,8 +409,13 @@ fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
 /// The first element of an array that is a string.
 #[cold]
 fn first_string(page: &[u8], from: usize, to: usize) -> Value {
-    let Some(bytes) = page.get(..to) else { return Value::Other };
-    let mut scan = Scanner { bytes, at: from + 1 };
+    let Some(bytes) = page.get(..to) else {
+        return Value::Other;
+    };
+    let mut scan = Scanner {
+        bytes,
+        at: from + 1,
+    };
     loop {
         scan.skip_space();
         match scan.value() {
@@ -413,12 +434,18 @@ fn first_string(page: &[u8], from: usize, to: usize) -> Value {
 /// The text of a string value: JSON (no bare control characters), Unicode, and not too long.
 #[inline]
 fn text(page: &Bytes, value: Value) -> Option<Text> {
-    let Value::Str { from, to, escaped } = value else { return None };
+    let Value::Str { from, to, escaped } = value else {
+        return None;
+    };
     let raw = page.get(from..to)?;
     if raw.len() > FACT_BYTES_MAX || raw.iter().any(|byte| *byte < 0x20) {
         return None;
     }
-    if escaped { Text::new(unescape(raw)?.into()) } else { Text::new(page.slice(from..to)) }
+    if escaped {
+        Text::new(unescape(raw)?.into())
+    } else {
+        Text::new(page.slice(from..to))
+    }
 }
 
 /// What a string's content stands for; `None` for a broken escape or a lone surrogate. UTF-8 is not checked here.
@@ -488,7 +515,10 @@ fn time_ms(page: &Bytes, value: Value) -> Option<i64> {
 
 #[cold]
 fn rfc3339_ms(text: &Text) -> Option<i64> {
-    text.as_str().parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+    text.as_str()
+        .parse::<jiff::Timestamp>()
+        .ok()
+        .map(jiff::Timestamp::as_millisecond)
 }
 
 /// A JSON number that is whole and fits, exactly: `1.6e12` is, `0.5`, `1e400` and `2^63` are not.
@@ -530,7 +560,11 @@ fn decimal(negative: bool, token: &[u8]) -> Option<i64> {
     }
     let fraction = fraction.unwrap_or_default();
     let mut digits: Vec<u8> = [whole, fraction].concat();
-    let cut = digits.iter().rev().take_while(|digit| **digit == b'0').count();
+    let cut = digits
+        .iter()
+        .rev()
+        .take_while(|digit| **digit == b'0')
+        .count();
     digits.truncate(digits.len() - cut);
     // value = digits * 10^power
     let power = exponent_of(exponent)?
@@ -542,7 +576,9 @@ fn decimal(negative: bool, token: &[u8]) -> Option<i64> {
     let power = u32::try_from(power).ok().filter(|power| *power < 20)?;
     let mut value = 0_i128;
     for digit in &digits {
-        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+        value = value
+            .checked_mul(10)?
+            .checked_add(i128::from(digit - b'0'))?;
     }
     let value = value.checked_mul(10_i128.checked_pow(power)?)?;
     i64::try_from(if negative { -value } else { value }).ok()
@@ -553,14 +589,16 @@ fn exponent_of(text: Option<&[u8]>) -> Option<i64> {
     let Some(text) = text else { return Some(0) };
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
+        [b'+', rest @ ..] | rest => (false, rest),
     };
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let value = digits.iter().fold(0_i64, |value, digit| {
-        value.saturating_mul(10).saturating_add(i64::from(digit - b'0')).min(1_000_000_000_000)
+        value
+            .saturating_mul(10)
+            .saturating_add(i64::from(digit - b'0'))
+            .min(1_000_000_000_000)
     });
     Some(if negative { -value } else { value })
 }
@@ -578,7 +616,11 @@ mod tests {
     fn one(entry: &str) -> Entry {
         let entries = cut_text(&format!("[{entry}]")).unwrap();
         assert_eq!(entries.len(), 1, "{entry}");
-        assert_eq!(entries[0].body, entry.as_bytes(), "the bytes travel as they are");
+        assert_eq!(
+            entries[0].body,
+            entry.as_bytes(),
+            "the bytes travel as they are"
+        );
         entries.into_iter().next().unwrap()
     }
 
@@ -594,7 +636,10 @@ mod tests {
         let entries = cut(&page).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].body.as_ptr(), page[3..].as_ptr());
-        assert_eq!(entries[0].body, &b"{\"_document_id\":\"a\",\"org\":\"o\"}"[..]);
+        assert_eq!(
+            entries[0].body,
+            &b"{\"_document_id\":\"a\",\"org\":\"o\"}"[..]
+        );
         assert_eq!(str_of(entries[1].id.as_ref()), Some("b"));
         assert_eq!(cut_text("[]").unwrap(), []);
         assert_eq!(cut_text(" [ ] ").unwrap(), []);
@@ -602,8 +647,10 @@ mod tests {
 
     #[test]
     fn all_facts_are_read() {
-        let entry = one(r#"{"@timestamp":1606929874512,"_document_id":"xJJFlFOhQ6b-5vaAFy9Rjw","action":"repo.create",
-            "actor":"octocat","created_at":1606929874513,"org":"octo-org","repo":"octo-org/r","data":{"org":"no"}}"#);
+        let entry = one(
+            r#"{"@timestamp":1606929874512,"_document_id":"xJJFlFOhQ6b-5vaAFy9Rjw","action":"repo.create",
+            "actor":"octocat","created_at":1606929874513,"org":"octo-org","repo":"octo-org/r","data":{"org":"no"}}"#,
+        );
         assert_eq!(entry.timestamp_ms, Some(1_606_929_874_512));
         assert_eq!(entry.created_at_ms, Some(1_606_929_874_513));
         assert_eq!(str_of(entry.id.as_ref()), Some("xJJFlFOhQ6b-5vaAFy9Rjw"));
@@ -617,8 +664,17 @@ mod tests {
     fn a_fact_that_is_missing_or_odd_costs_nothing_else() {
         let long = "x".repeat(FACT_BYTES_MAX + 1);
         for id in [
-            "null", "7", "\"\"", "{}", "[\"a\"]", r#""\ud800""#, r#""\udc00\ud800""#, r#""\x""#, r#""\u12""#,
-            "\"a\tb\"", &format!("\"{long}\""),
+            "null",
+            "7",
+            "\"\"",
+            "{}",
+            "[\"a\"]",
+            r#""\ud800""#,
+            r#""\udc00\ud800""#,
+            r#""\x""#,
+            r#""\u12""#,
+            "\"a\tb\"",
+            &format!("\"{long}\""),
         ] {
             let entry = one(&format!(r#"{{"_document_id":{id},"action":"a.b"}}"#));
             assert_eq!(entry.id, None, "{id}");
@@ -645,7 +701,11 @@ mod tests {
             ("[1,2]", None),
             (r#"["\u0061"]"#, Some("a")),
         ] {
-            assert_eq!(str_of(one(&format!(r#"{{"org":{org}}}"#)).org.as_ref()), expected, "{org}");
+            assert_eq!(
+                str_of(one(&format!(r#"{{"org":{org}}}"#)).org.as_ref()),
+                expected,
+                "{org}"
+            );
         }
     }
 
@@ -683,15 +743,26 @@ mod tests {
             ("\"2020-12-02T18:24:34+01:00\"", Some(1_606_929_874_000)),
             ("\"2099-13-02T17:24:34Z\"", None),
         ] {
-            assert_eq!(one(&format!(r#"{{"@timestamp":{time}}}"#)).timestamp_ms, expected, "{time}");
+            assert_eq!(
+                one(&format!(r#"{{"@timestamp":{time}}}"#)).timestamp_ms,
+                expected,
+                "{time}"
+            );
         }
     }
 
     #[test]
     fn hostile_entries_travel_byte_for_byte() {
-        let deep = format!(r#"{{"_document_id":"d","x":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+        let deep = format!(
+            r#"{{"_document_id":"d","x":{}1{}}}"#,
+            "[".repeat(200),
+            "]".repeat(200)
+        );
         let mixed = format!(r#"{{"x":{}{}}}"#, r#"{"a":["#.repeat(500), "]}".repeat(500));
-        let large = format!(r#"{{"_document_id":"l","x":"{}\\\""}}"#, "y".repeat(1 << 20));
+        let large = format!(
+            r#"{{"_document_id":"l","x":"{}\\\""}}"#,
+            "y".repeat(1 << 20)
+        );
         for entry in [
             deep.as_str(),
             &mixed,
@@ -702,12 +773,20 @@ mod tests {
             r#"{"_document_id":"b","x":"\q\u00"}"#,
             r#"{"x":"]},{[\"\\"}"#,
             r#"{"broken" 1 "members"::,}"#,
-            "7", "-1.5e3", "null", "\"text ] \\\" \"", "[[1],{}]", "{}",
+            "7",
+            "-1.5e3",
+            "null",
+            "\"text ] \\\" \"",
+            "[[1],{}]",
+            "{}",
         ] {
             let page = format!("[{entry},{entry}]");
             let entries = cut_text(&page).unwrap();
             assert_eq!(entries.len(), 2);
-            assert!(entries.iter().all(|cut| cut.body == entry.as_bytes()), "{entry}");
+            assert!(
+                entries.iter().all(|cut| cut.body == entry.as_bytes()),
+                "{entry}"
+            );
         }
         let invalid = b"[{\"_document_id\":\"i\",\"x\":\"\xff\xfe\"},{\"_document_id\":\"\xff\",\"action\":\"a\"}]";
         let entries = cut(&Bytes::from_static(invalid)).unwrap();
@@ -724,14 +803,42 @@ mod tests {
 
     #[test]
     fn what_is_no_page_is_told_from_what_cannot_be_cut() {
-        for body in ["", " ", "[", "]", "{}", "{\"a\":[]}", "<html>", "null", "[{}", "[1,2", "x[]"] {
+        for body in [
+            "",
+            " ",
+            "[",
+            "]",
+            "{}",
+            "{\"a\":[]}",
+            "<html>",
+            "null",
+            "[{}",
+            "[1,2",
+            "x[]",
+        ] {
             assert_eq!(cut_text(body), Err(CutError::NotAnArray), "{body}");
         }
         for body in [
-            "[,]", "[1,]", "[,1]", "[1 2]", "[{}{}]", "[{]", "[{]}]", "[}]", "[[]", "[1][2]", "[]]", "[\"a]", "[{\"a]",
-            "[{\"a\\\"]", "[:]",
+            "[,]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[{}{}]",
+            "[{]",
+            "[{]}]",
+            "[}]",
+            "[[]",
+            "[1][2]",
+            "[]]",
+            "[\"a]",
+            "[{\"a]",
+            "[{\"a\\\"]",
+            "[:]",
         ] {
-            assert!(matches!(cut_text(body), Err(CutError::Malformed(_))), "{body}");
+            assert!(
+                matches!(cut_text(body), Err(CutError::Malformed(_))),
+                "{body}"
+            );
         }
     }
 
