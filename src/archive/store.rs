@@ -90,5 +90,9 @@ pub trait Store: Send + Sync + 'static {
     fn list(&self, prefix: &str) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
     /// Lengthens the lock of `key` to at least `lock`, and reads it back. Never shortens.
-    fn extend(&self, key: &str, lock: Lock) -> impl Future<Output = Result<Stored, StoreError>> + Send;
+    fn extend(
+        &self,
+        key: &str,
+        lock: Lock,
+    ) -> impl Future<Output = Result<Stored, StoreError>> + Send;
 }

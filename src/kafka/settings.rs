@@ -63,7 +63,7 @@ impl Default for Settings {
             replication: None,
             data_retention: Some(Duration::from_hours(24 * 30)),
             compression: "zstd".to_owned(),
-            transaction_timeout: Duration::from_secs(60),
+            transaction_timeout: Duration::from_mins(1),
         }
     }
 }
