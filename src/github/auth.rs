@@ -60,10 +60,7 @@ pub struct TokenReader {
 impl TokenReader {
     /// A reader; nothing is read yet.
     pub fn new(source: TokenSource) -> Self {
-        Self {
-            source,
-            cached: Mutex::new(None),
-        }
+        Self { source, cached: Mutex::new(None) }
     }
 
     /// The token as it is now. A file is read only when it has changed.
@@ -89,21 +86,16 @@ impl TokenReader {
 
     fn read(&self, anew: bool) -> Result<Arc<SecretText>, TokenError> {
         match &self.source {
-            TokenSource::File(path)
-            | TokenSource::Credential {
-                path: Some(path), ..
-            } => self.file(path, anew),
+            TokenSource::File(path) | TokenSource::Credential { path: Some(path), .. } => {
+                self.file(path, anew)
+            }
             TokenSource::Credential { name, path: None } => {
                 Err(TokenError::NoCredential { name: name.clone() })
             }
             TokenSource::Environment { name, value } => {
-                let value = value
-                    .as_ref()
-                    .ok_or_else(|| TokenError::NoVariable { name: name.clone() })?;
-                check(
-                    value.expose().as_bytes(),
-                    &format!("environment variable {name}"),
-                )
+                let value =
+                    value.as_ref().ok_or_else(|| TokenError::NoVariable { name: name.clone() })?;
+                check(value.expose().as_bytes(), &format!("environment variable {name}"))
             }
         }
     }
@@ -123,16 +115,11 @@ impl TokenReader {
         }
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
-        if cached
-            .as_ref()
-            .is_none_or(|(known, _)| *known != stamp(&metadata))
-        {
+        if cached.as_ref().is_none_or(|(known, _)| *known != stamp(&metadata)) {
             warn_when_readable_by_others(path, &metadata);
         }
         let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         let token = check(&bytes, &path.display().to_string())?;
         *cached = Some((stamp(&metadata), Arc::clone(&token)));
         Ok(token)
@@ -140,12 +127,7 @@ impl TokenReader {
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    (
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        metadata.len(),
-        metadata.ino(),
-    )
+    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
 }
 
 fn warn_when_readable_by_others(path: &Path, metadata: &Metadata) {
@@ -157,10 +139,7 @@ fn warn_when_readable_by_others(path: &Path, metadata: &Metadata) {
 /// The token in these bytes: what stands between the white space around it, visible ASCII only, so that it is a header's
 /// value as it is.
 fn check(bytes: &[u8], place: &str) -> Result<Arc<SecretText>, TokenError> {
-    let fault = |fault| TokenError::Malformed {
-        place: place.to_owned(),
-        fault,
-    };
+    let fault = |fault| TokenError::Malformed { place: place.to_owned(), fault };
     if u64::try_from(bytes.len()).is_ok_and(|len| len > FILE_BYTES_MAX) {
         return Err(fault("is longer than 4096 bytes"));
     }
@@ -196,10 +175,7 @@ mod tests {
         let (dir, reader) = reader_of(b"  ghp_first\r\n");
         assert_eq!(reader.token().unwrap().expose(), "ghp_first");
         let unchanged = reader.token().unwrap();
-        assert!(
-            Arc::ptr_eq(&unchanged, &reader.token().unwrap()),
-            "not read again"
-        );
+        assert!(Arc::ptr_eq(&unchanged, &reader.token().unwrap()), "not read again");
         let other = dir.path().join("other");
         fs::write(&other, "ghp_again\n").unwrap();
         fs::rename(&other, dir.path().join("token")).unwrap();
@@ -222,36 +198,19 @@ mod tests {
         ] {
             let (_dir, reader) = reader_of(bytes);
             let error = reader.token().unwrap_err().to_string();
-            assert!(
-                error.contains("/token") && error.contains("write the token alone"),
-                "{error}"
-            );
+            assert!(error.contains("/token") && error.contains("write the token alone"), "{error}");
             assert!(!error.contains("ghp_"), "{error}");
         }
     }
 
     #[test]
     fn credentials_and_variables() {
-        let none = TokenReader::new(TokenSource::Credential {
-            name: "gh".into(),
-            path: None,
-        });
-        assert!(
-            none.token()
-                .unwrap_err()
-                .to_string()
-                .contains("LoadCredential=gh:FILE")
-        );
-        let unset = TokenReader::new(TokenSource::Environment {
-            name: "GH".into(),
-            value: None,
-        });
+        let none = TokenReader::new(TokenSource::Credential { name: "gh".into(), path: None });
+        assert!(none.token().unwrap_err().to_string().contains("LoadCredential=gh:FILE"));
+        let unset = TokenReader::new(TokenSource::Environment { name: "GH".into(), value: None });
         assert!(unset.token().unwrap_err().to_string().contains("GH"));
         let value = Some(Arc::new(SecretText::new("ghp_secret".into())));
-        let set = TokenReader::new(TokenSource::Environment {
-            name: "GH".into(),
-            value,
-        });
+        let set = TokenReader::new(TokenSource::Environment { name: "GH".into(), value });
         assert_eq!(set.token().unwrap().expose(), "ghp_secret");
         assert!(!format!("{set:?}").contains("ghp_secret"));
         let (_dir, reader) = reader_of(b"ghp_secret");

@@ -91,7 +91,7 @@ pub fn check_base_url(url: &Url) -> Result<(), String> {
         "http" if loopback => {}
         "http" => {
             return Err(
-                "is plain http, which would show the token to the network: use https".into(),
+                "is plain http, which would show the token to the network: use https".into()
             );
         }
         _ => return Err("must begin with https://".into()),
@@ -130,9 +130,7 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client")
-            .field("entity", &self.entity)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("entity", &self.entity).finish_non_exhaustive()
     }
 }
 
@@ -154,17 +152,10 @@ impl Client {
         token: TokenReader,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
-        check_base_url(&server.base_url).map_err(|fault| ClientError::BaseUrl {
-            server: server.name.clone(),
-            fault,
-        })?;
-        let endpoint =
-            query::endpoint(&server.base_url, entity.kind, &entity.slug).map_err(|source| {
-                ClientError::Slug {
-                    entity: entity.name.clone(),
-                    source,
-                }
-            })?;
+        check_base_url(&server.base_url)
+            .map_err(|fault| ClientError::BaseUrl { server: server.name.clone(), fault })?;
+        let endpoint = query::endpoint(&server.base_url, entity.kind, &entity.slug)
+            .map_err(|source| ClientError::Slug { entity: entity.name.clone(), source })?;
         Ok(Self {
             http: http_client(server)?,
             server: server.clone(),
@@ -190,15 +181,9 @@ impl Client {
             Err(_) => Err(self.timed_out("the whole request", self.server.request_timeout)),
         };
         let outcome = result.as_ref().map_or_else(SourceError::label, |_| "ok");
-        self.metrics
-            .request(&self.entity, outcome, started.elapsed().as_secs_f64());
+        self.metrics.request(&self.entity, outcome, started.elapsed().as_secs_f64());
         if let Ok(page) = &result {
-            self.metrics.page(
-                &self.entity,
-                request.lane,
-                page.entries.len(),
-                page.body_bytes,
-            );
+            self.metrics.page(&self.entity, request.lane, page.entries.len(), page.body_bytes);
         }
         result
     }
@@ -226,10 +211,7 @@ impl Client {
             if !matches!(response.status().as_u16(), 301 | 302 | 307 | 308) {
                 return Ok(response);
             }
-            let location = response
-                .headers()
-                .get(LOCATION)
-                .and_then(|value| value.to_str().ok());
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let target = location
                 .and_then(|location| url.join(location).ok())
                 .ok_or_else(|| self.transport("redirect", "redirects without a usable Location"))?;
@@ -242,10 +224,7 @@ impl Client {
             }
             url = target;
         }
-        Err(self.transport(
-            "redirect",
-            format!("redirects more than {REDIRECTS_MAX} times"),
-        ))
+        Err(self.transport("redirect", format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
     /// One request up to the headers of its answer.
@@ -295,42 +274,28 @@ impl Client {
     ) -> Result<Page, SourceError> {
         let budget = Budget::from_headers(response.headers());
         if let Some(budget) = budget {
-            self.metrics
-                .budget(&self.entity, budget.limit, budget.remaining);
+            self.metrics.budget(&self.entity, budget.limit, budget.remaining);
         }
-        let date = response
-            .headers()
-            .get(DATE)
-            .and_then(|date| date.to_str().ok())
-            .and_then(date_ms);
+        let date =
+            response.headers().get(DATE).and_then(|date| date.to_str().ok()).and_then(date_ms);
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response, budget, date, token).await);
         }
         self.secondary_in_a_row.store(0, Ordering::Relaxed);
         self.tell_sunset(response.headers());
         let usual = usize::from(request.per_page) * ENTRY_BYTES_USUAL;
-        let body = self
-            .body(&mut response, self.server.body_bytes_max, usual, token)
-            .await?;
+        let body = self.body(&mut response, self.server.body_bytes_max, usual, token).await?;
         if !page::is_page(&body) {
             return Err(self.not_a_page(&body));
         }
         let next = self.next(response.headers(), request, page)?;
         match page::cut(&body) {
-            Ok(entries) => Ok(Page {
-                entries,
-                next,
-                date_ms: date,
-                body_bytes: body.len(),
-                budget,
-            }),
+            Ok(entries) => {
+                Ok(Page { entries, next, date_ms: date, body_bytes: body.len(), budget })
+            }
             Err(error) => {
                 tracing::warn!(entity = %self.entity, bytes = body.len(), %error, "a page cannot be cut into entries");
-                Err(SourceError::Uncuttable {
-                    body,
-                    next,
-                    date_ms: date,
-                })
+                Err(SourceError::Uncuttable { body, next, date_ms: date })
             }
         }
     }
@@ -343,15 +308,10 @@ impl Client {
         bytes_usual: usize,
         token: &SecretText,
     ) -> Result<Bytes, SourceError> {
-        let too_large = || {
-            self.transport(
-                "too_large",
-                format!("sends a body of more than {bytes_max} bytes"),
-            )
-        };
-        let announced = response
-            .content_length()
-            .map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        let too_large =
+            || self.transport("too_large", format!("sends a body of more than {bytes_max} bytes"));
+        let announced =
+            response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         if announced.is_some_and(|length| length > bytes_max) {
             return Err(too_large());
         }
@@ -386,10 +346,9 @@ impl Client {
             None => false,
         };
         if stands_still {
-            return Err(self.transport(
-                "bad_link",
-                "sends a next link that leads back to the same page",
-            ));
+            return Err(
+                self.transport("bad_link", "sends a next link that leads back to the same page")
+            );
         }
         Ok(next)
     }
@@ -404,10 +363,8 @@ impl Client {
     ) -> SourceError {
         let status = response.status();
         // a message that cannot be read does not change what the status says
-        let body = self
-            .body(&mut response, ERROR_BODY_BYTES_MAX, 1024, token)
-            .await
-            .unwrap_or_default();
+        let body =
+            self.body(&mut response, ERROR_BODY_BYTES_MAX, 1024, token).await.unwrap_or_default();
         let (message, documentation_url) = denial::said(&body);
         let message = denial::without_secret(&message, token.expose());
         let verdict = judge(&Answer {
@@ -423,17 +380,10 @@ impl Client {
                 if reason == "secondary" {
                     self.secondary_in_a_row.fetch_add(1, Ordering::Relaxed);
                 }
-                SourceError::RateLimited {
-                    reason,
-                    wait,
-                    budget,
-                }
+                SourceError::RateLimited { reason, wait, budget }
             }
             Verdict::Denied(denial) => self.denied(denial, status, &message),
-            Verdict::Refused => SourceError::Refused {
-                status: status.as_u16(),
-                message,
-            },
+            Verdict::Refused => SourceError::Refused { status: status.as_u16(), message },
             Verdict::Transport(reason) => {
                 self.transport(reason, format!("answers {status} {message}").trim_end())
             }
@@ -492,20 +442,14 @@ impl Client {
         };
         self.transport(
             "not_json_array",
-            format!(
-                "sends {what} instead of a JSON array ({} bytes)",
-                body.len()
-            ),
+            format!("sends {what} instead of a JSON array ({} bytes)", body.len()),
         )
     }
 
     /// GitHub announces the end of an API version in headers: said once.
     fn tell_sunset(&self, headers: &HeaderMap) {
         let text = |name: &str| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(denial::printable)
+            headers.get(name).and_then(|value| value.to_str().ok()).map(denial::printable)
         };
         let Some(when) = text("sunset").or_else(|| text("deprecation")) else {
             return;
@@ -519,19 +463,13 @@ impl Client {
     }
 
     fn transport(&self, reason: &'static str, what: impl Display) -> SourceError {
-        let message = format!(
-            "entity {}: {} {what}",
-            self.entity,
-            link::origin_text(&self.endpoint)
-        );
+        let message =
+            format!("entity {}: {} {what}", self.entity, link::origin_text(&self.endpoint));
         SourceError::Transport { reason, message }
     }
 
     fn timed_out(&self, what: &str, limit: Duration) -> SourceError {
-        self.transport(
-            "timeout",
-            format!("took longer than {} ms for {what}", limit.as_millis()),
-        )
+        self.transport("timeout", format!("took longer than {} ms for {what}", limit.as_millis()))
     }
 
     /// An error below HTTP's statuses, without its URL and without secrets.
@@ -555,11 +493,7 @@ impl Client {
         } else {
             "connection"
         };
-        let doing = if in_body {
-            "breaks off in the body"
-        } else {
-            "cannot be asked"
-        };
+        let doing = if in_body { "breaks off in the body" } else { "cannot be asked" };
         self.transport(reason, format!("{doing} ({})", denial::printable(&text)))
     }
 }
@@ -601,9 +535,7 @@ fn http_client(server: &ServerSettings) -> Result<reqwest::Client, ClientError> 
         builder = builder.proxy(reqwest::Proxy::https(proxy.clone()).map_err(setup)?);
     }
     if server.base_url.scheme() == "https" {
-        builder = builder
-            .https_only(true)
-            .tls_certs_merge(authorities(server)?);
+        builder = builder.https_only(true).tls_certs_merge(authorities(server)?);
     } else {
         // plain http on loopback: the system's certificates are not needed and may be missing
         builder = builder.tls_certs_only([]);
@@ -621,9 +553,8 @@ fn authorities(server: &ServerSettings) -> Result<Vec<reqwest::Certificate>, Cli
         path: path.display().to_string(),
         fault,
     };
-    let length = std::fs::metadata(path)
-        .map_err(|error| fault(format!("cannot be read ({error})")))?
-        .len();
+    let length =
+        std::fs::metadata(path).map_err(|error| fault(format!("cannot be read ({error})")))?.len();
     if length > CA_FILE_BYTES_MAX {
         return Err(fault(format!("is larger than {CA_FILE_BYTES_MAX} bytes")));
     }
@@ -663,10 +594,7 @@ mod tests {
             ("file:///etc", "no host"),
         ] {
             let fault = check_base_url(&Url::parse(url).unwrap()).unwrap_err();
-            assert!(
-                fault.contains(part) && !fault.contains("secret"),
-                "{url}: {fault}"
-            );
+            assert!(fault.contains(part) && !fault.contains("secret"), "{url}: {fault}");
         }
     }
 }

@@ -50,33 +50,18 @@ fn permission(kind: EntityKind) -> &'static str {
 /// The server's `message` and `documentation_url`; empty where the body is not JSON that has them.
 pub fn said(body: &[u8]) -> (String, String) {
     let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |name: &str| {
-        value
-            .get(name)
-            .and_then(serde_json::Value::as_str)
-            .unwrap_or_default()
-    };
-    (
-        printable(text("message")),
-        printable(text("documentation_url")),
-    )
+    let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    (printable(text("message")), printable(text("documentation_url")))
 }
 
 /// Text from outside, fit for a log line: without control characters, shortened.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .filter(|symbol| !symbol.is_control())
-        .take(SAID_CHARS_MAX)
-        .collect()
+    text.chars().filter(|symbol| !symbol.is_control()).take(SAID_CHARS_MAX).collect()
 }
 
 /// `text` without a secret that somebody echoed into it.
 pub fn without_secret(text: &str, secret: &str) -> String {
-    if secret.is_empty() {
-        text.to_owned()
-    } else {
-        text.replace(secret, "[secret]")
-    }
+    if secret.is_empty() { text.to_owned() } else { text.replace(secret, "[secret]") }
 }
 
 #[cfg(test)]
@@ -103,16 +88,10 @@ mod tests {
     fn what_a_server_says_is_made_printable_and_short() {
         let body = format!(r#"{{"message":"a\u0007\n\u001b[31m{}"}}"#, "b".repeat(1000));
         let (message, url) = said(body.as_bytes());
-        assert!(
-            message.starts_with("a[31mbbb") && message.len() == SAID_CHARS_MAX,
-            "{message}"
-        );
+        assert!(message.starts_with("a[31mbbb") && message.len() == SAID_CHARS_MAX, "{message}");
         assert_eq!(url, "");
         assert_eq!(said(b"<html>"), Default::default());
         assert_eq!(said(br#"{"message":7}"#), Default::default());
-        assert_eq!(
-            without_secret("a tok b tok", "tok"),
-            "a [secret] b [secret]"
-        );
+        assert_eq!(without_secret("a tok b tok", "tok"), "a [secret] b [secret]");
     }
 }

@@ -71,9 +71,7 @@ fn place(target: &str, request_url: &Url) -> Result<Next, LinkError> {
         let cursor = Cursor::new(after.into_owned()).filter(|_| decodable);
         return cursor.map(Next::Cursor).ok_or(LinkError::NoPlace);
     }
-    let page = value("page")
-        .and_then(|page| page.parse().ok())
-        .filter(|page| *page > 0);
+    let page = value("page").and_then(|page| page.parse().ok()).filter(|page| *page > 0);
     page.map(Next::Page).ok_or(LinkError::NoPlace)
 }
 
@@ -114,10 +112,7 @@ impl<'a> Reader<'a> {
 
     /// Everything before `end`, which is taken too.
     fn until(&mut self, end: char) -> Result<&'a str, LinkError> {
-        let (part, _) = self
-            .rest()
-            .split_once(end)
-            .ok_or_else(|| self.malformed())?;
+        let (part, _) = self.rest().split_once(end).ok_or_else(|| self.malformed())?;
         self.at += part.len() + end.len_utf8();
         Ok(part)
     }
@@ -150,8 +145,7 @@ impl<'a> Reader<'a> {
             }
         }
         let is_next = rel.is_some_and(|rel| {
-            rel.split_ascii_whitespace()
-                .any(|relation| relation.eq_ignore_ascii_case("next"))
+            rel.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
         });
         Ok(Some(Link { target, is_next }))
     }
@@ -162,30 +156,20 @@ impl<'a> Reader<'a> {
         let name = self.token();
         if name.is_empty() {
             let empty = self.rest().is_empty() || self.rest().starts_with([';', ',']);
-            return if empty {
-                Ok(None)
-            } else {
-                Err(self.malformed())
-            };
+            return if empty { Ok(None) } else { Err(self.malformed()) };
         }
         self.skip(' ');
         if !self.take('=') {
             return Ok(Some((name, String::new())));
         }
         self.skip(' ');
-        let value = if self.take('"') {
-            self.quoted()?
-        } else {
-            self.token().to_owned()
-        };
+        let value = if self.take('"') { self.quoted()? } else { self.token().to_owned() };
         Ok(Some((name, value)))
     }
 
     fn token(&mut self) -> &'a str {
         let rest = self.rest();
-        let end = rest
-            .find([' ', '\t', ',', ';', '=', '"', '<', '>'])
-            .unwrap_or(rest.len());
+        let end = rest.find([' ', '\t', ',', ';', '=', '"', '<', '>']).unwrap_or(rest.len());
         self.at += end;
         rest.get(..end).unwrap_or_default()
     }
@@ -233,11 +217,7 @@ mod tests {
         let expected = cursor("MS42NjQzODMzNTk5MjdlKzEyfDloQzBxdURzaFdVbVlLWjkxRU9mNXc=");
         assert_eq!(next_of(value), Ok(expected.clone()));
         let parts: Vec<&[u8]> = value.split(", ").map(str::as_bytes).rev().collect();
-        assert_eq!(
-            next(parts, &ours()),
-            Ok(expected),
-            "several headers, in any order"
-        );
+        assert_eq!(next(parts, &ours()), Ok(expected), "several headers, in any order");
     }
 
     #[test]
@@ -247,18 +227,12 @@ mod tests {
             (" , ,", None),
             ("<?after=a>; rel=next", cursor("a")),
             ("</x?after=a>;REL=\"prev NEXT\"", cursor("a")),
-            (
-                "<?after=a> ; title=\"x, y; \\\"z>\" ; rel = \"next\" ,",
-                cursor("a"),
-            ),
+            ("<?after=a> ; title=\"x, y; \\\"z>\" ; rel = \"next\" ,", cursor("a")),
             ("<?after=a>; rel=prev; rel=next", None),
             ("<?after=a>", None),
             ("<?after=a>;;flag;rel=next", cursor("a")),
             ("<?after=a%2Bb+c%26>; rel=next", cursor("a+b c&")),
-            (
-                "<https://API.github.com:443/other?after=a>; rel=next",
-                cursor("a"),
-            ),
+            ("<https://API.github.com:443/other?after=a>; rel=next", cursor("a")),
             ("<?page=7&per_page=100>; rel=\"next\"", Some(Next::Page(7))),
             ("<?page=7&after=a>; rel=\"next\"", cursor("a")),
             ("<?page=7&after=>; rel=\"next\"", Some(Next::Page(7))),
@@ -280,10 +254,7 @@ mod tests {
             "file:///etc/passwd?after=a",
         ] {
             let error = next_of(&format!("<{target}>; rel=next")).unwrap_err();
-            assert!(
-                matches!(error, LinkError::Elsewhere(_)),
-                "{target}: {error}"
-            );
+            assert!(matches!(error, LinkError::Elsewhere(_)), "{target}: {error}");
         }
     }
 

@@ -83,11 +83,7 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
         }
     }
     scan.skip_space();
-    if scan.peek().is_none() {
-        Ok(entries)
-    } else {
-        Err(scan.malformed())
-    }
+    if scan.peek().is_none() { Ok(entries) } else { Err(scan.malformed()) }
 }
 
 /// What stands where a value is expected, as far as a fact needs it.
@@ -97,11 +93,7 @@ enum Value {
     #[default]
     Other,
     /// A string: where its content lies between the quotes, and whether it holds an escape.
-    Str {
-        from: usize,
-        to: usize,
-        escaped: bool,
-    },
+    Str { from: usize, to: usize, escaped: bool },
     /// A number or literal.
     Scalar { from: usize, to: usize },
     /// An array with its brackets.
@@ -289,11 +281,7 @@ impl Scanner<'_> {
             }
             self.at += 1;
         }
-        if self.at == from {
-            Err(self.malformed())
-        } else {
-            Ok(())
-        }
+        if self.at == from { Err(self.malformed()) } else { Ok(()) }
     }
 
     /// The string whose opening quote stands here: where its content lies, and whether it holds an escape.
@@ -397,9 +385,7 @@ fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
             | (backslash.wrapping_sub(EACH) & !backslash))
             & HIGH;
         if hit != 0 {
-            return usize::try_from(hit.trailing_zeros() / 8)
-                .ok()
-                .map(|offset| at + offset);
+            return usize::try_from(hit.trailing_zeros() / 8).ok().map(|offset| at + offset);
         }
         at += 8;
     }
@@ -412,10 +398,7 @@ fn first_string(page: &[u8], from: usize, to: usize) -> Value {
     let Some(bytes) = page.get(..to) else {
         return Value::Other;
     };
-    let mut scan = Scanner {
-        bytes,
-        at: from + 1,
-    };
+    let mut scan = Scanner { bytes, at: from + 1 };
     loop {
         scan.skip_space();
         match scan.value() {
@@ -441,11 +424,7 @@ fn text(page: &Bytes, value: Value) -> Option<Text> {
     if raw.len() > FACT_BYTES_MAX || raw.iter().any(|byte| *byte < 0x20) {
         return None;
     }
-    if escaped {
-        Text::new(unescape(raw)?.into())
-    } else {
-        Text::new(page.slice(from..to))
-    }
+    if escaped { Text::new(unescape(raw)?.into()) } else { Text::new(page.slice(from..to)) }
 }
 
 /// What a string's content stands for; `None` for a broken escape or a lone surrogate. UTF-8 is not checked here.
@@ -515,10 +494,7 @@ fn time_ms(page: &Bytes, value: Value) -> Option<i64> {
 
 #[cold]
 fn rfc3339_ms(text: &Text) -> Option<i64> {
-    text.as_str()
-        .parse::<jiff::Timestamp>()
-        .ok()
-        .map(jiff::Timestamp::as_millisecond)
+    text.as_str().parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 /// A JSON number that is whole and fits, exactly: `1.6e12` is, `0.5`, `1e400` and `2^63` are not.
@@ -560,11 +536,7 @@ fn decimal(negative: bool, token: &[u8]) -> Option<i64> {
     }
     let fraction = fraction.unwrap_or_default();
     let mut digits: Vec<u8> = [whole, fraction].concat();
-    let cut = digits
-        .iter()
-        .rev()
-        .take_while(|digit| **digit == b'0')
-        .count();
+    let cut = digits.iter().rev().take_while(|digit| **digit == b'0').count();
     digits.truncate(digits.len() - cut);
     // value = digits * 10^power
     let power = exponent_of(exponent)?
@@ -576,9 +548,7 @@ fn decimal(negative: bool, token: &[u8]) -> Option<i64> {
     let power = u32::try_from(power).ok().filter(|power| *power < 20)?;
     let mut value = 0_i128;
     for digit in &digits {
-        value = value
-            .checked_mul(10)?
-            .checked_add(i128::from(digit - b'0'))?;
+        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
     }
     let value = value.checked_mul(10_i128.checked_pow(power)?)?;
     i64::try_from(if negative { -value } else { value }).ok()
@@ -595,10 +565,7 @@ fn exponent_of(text: Option<&[u8]>) -> Option<i64> {
         return None;
     }
     let value = digits.iter().fold(0_i64, |value, digit| {
-        value
-            .saturating_mul(10)
-            .saturating_add(i64::from(digit - b'0'))
-            .min(1_000_000_000_000)
+        value.saturating_mul(10).saturating_add(i64::from(digit - b'0')).min(1_000_000_000_000)
     });
     Some(if negative { -value } else { value })
 }
@@ -616,11 +583,7 @@ mod tests {
     fn one(entry: &str) -> Entry {
         let entries = cut_text(&format!("[{entry}]")).unwrap();
         assert_eq!(entries.len(), 1, "{entry}");
-        assert_eq!(
-            entries[0].body,
-            entry.as_bytes(),
-            "the bytes travel as they are"
-        );
+        assert_eq!(entries[0].body, entry.as_bytes(), "the bytes travel as they are");
         entries.into_iter().next().unwrap()
     }
 
@@ -636,10 +599,7 @@ mod tests {
         let entries = cut(&page).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].body.as_ptr(), page[3..].as_ptr());
-        assert_eq!(
-            entries[0].body,
-            &b"{\"_document_id\":\"a\",\"org\":\"o\"}"[..]
-        );
+        assert_eq!(entries[0].body, &b"{\"_document_id\":\"a\",\"org\":\"o\"}"[..]);
         assert_eq!(str_of(entries[1].id.as_ref()), Some("b"));
         assert_eq!(cut_text("[]").unwrap(), []);
         assert_eq!(cut_text(" [ ] ").unwrap(), []);
@@ -701,11 +661,7 @@ mod tests {
             ("[1,2]", None),
             (r#"["\u0061"]"#, Some("a")),
         ] {
-            assert_eq!(
-                str_of(one(&format!(r#"{{"org":{org}}}"#)).org.as_ref()),
-                expected,
-                "{org}"
-            );
+            assert_eq!(str_of(one(&format!(r#"{{"org":{org}}}"#)).org.as_ref()), expected, "{org}");
         }
     }
 
@@ -753,16 +709,9 @@ mod tests {
 
     #[test]
     fn hostile_entries_travel_byte_for_byte() {
-        let deep = format!(
-            r#"{{"_document_id":"d","x":{}1{}}}"#,
-            "[".repeat(200),
-            "]".repeat(200)
-        );
+        let deep = format!(r#"{{"_document_id":"d","x":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
         let mixed = format!(r#"{{"x":{}{}}}"#, r#"{"a":["#.repeat(500), "]}".repeat(500));
-        let large = format!(
-            r#"{{"_document_id":"l","x":"{}\\\""}}"#,
-            "y".repeat(1 << 20)
-        );
+        let large = format!(r#"{{"_document_id":"l","x":"{}\\\""}}"#, "y".repeat(1 << 20));
         for entry in [
             deep.as_str(),
             &mixed,
@@ -783,10 +732,7 @@ mod tests {
             let page = format!("[{entry},{entry}]");
             let entries = cut_text(&page).unwrap();
             assert_eq!(entries.len(), 2);
-            assert!(
-                entries.iter().all(|cut| cut.body == entry.as_bytes()),
-                "{entry}"
-            );
+            assert!(entries.iter().all(|cut| cut.body == entry.as_bytes()), "{entry}");
         }
         let invalid = b"[{\"_document_id\":\"i\",\"x\":\"\xff\xfe\"},{\"_document_id\":\"\xff\",\"action\":\"a\"}]";
         let entries = cut(&Bytes::from_static(invalid)).unwrap();
@@ -803,19 +749,8 @@ mod tests {
 
     #[test]
     fn what_is_no_page_is_told_from_what_cannot_be_cut() {
-        for body in [
-            "",
-            " ",
-            "[",
-            "]",
-            "{}",
-            "{\"a\":[]}",
-            "<html>",
-            "null",
-            "[{}",
-            "[1,2",
-            "x[]",
-        ] {
+        for body in ["", " ", "[", "]", "{}", "{\"a\":[]}", "<html>", "null", "[{}", "[1,2", "x[]"]
+        {
             assert_eq!(cut_text(body), Err(CutError::NotAnArray), "{body}");
         }
         for body in [
@@ -835,10 +770,7 @@ mod tests {
             "[{\"a\\\"]",
             "[:]",
         ] {
-            assert!(
-                matches!(cut_text(body), Err(CutError::Malformed(_))),
-                "{body}"
-            );
+            assert!(matches!(cut_text(body), Err(CutError::Malformed(_))), "{body}");
         }
     }
 

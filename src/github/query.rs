@@ -20,18 +20,17 @@ pub struct QueryError {
 
 /// The audit log's URL of an enterprise or organization, without a query. The slug is one path segment, whatever it holds.
 pub fn endpoint(base: &Url, kind: EntityKind, slug: &str) -> Result<Url, QueryError> {
-    let fault = || QueryError {
-        slug: slug.to_owned(),
-    };
+    let fault = || QueryError { slug: slug.to_owned() };
     // the URL standard drops dot segments: the token would go to another endpoint
     if matches!(slug, "" | "." | "..") {
         return Err(fault());
     }
     let mut url = base.clone();
-    url.path_segments_mut()
-        .map_err(|()| fault())?
-        .pop_if_empty()
-        .extend([kind.path_segment(), slug, "audit-log"]);
+    url.path_segments_mut().map_err(|()| fault())?.pop_if_empty().extend([
+        kind.path_segment(),
+        slug,
+        "audit-log",
+    ]);
     Ok(url)
 }
 
@@ -72,10 +71,7 @@ mod tests {
     fn request(cursor: Option<&str>) -> PageRequest {
         PageRequest {
             lane: Lane::Web,
-            query: Query {
-                from_s: 1_767_323_045,
-                to_s: None,
-            },
+            query: Query { from_s: 1_767_323_045, to_s: None },
             cursor: cursor.and_then(|text| Cursor::new(text.to_owned())),
             per_page: 100,
         }
@@ -87,49 +83,29 @@ mod tests {
 
     #[test]
     fn urls_as_github_documents_them() {
-        let endpoint = endpoint(
-            &base("https://api.github.com/"),
-            EntityKind::Organization,
-            "octo-org",
-        )
-        .unwrap();
+        let endpoint =
+            endpoint(&base("https://api.github.com/"), EntityKind::Organization, "octo-org")
+                .unwrap();
         assert_eq!(
             page_url(&endpoint, &request(None), None).as_str(),
             "https://api.github.com/orgs/octo-org/audit-log\
              ?phrase=created%3A%3E%3D2026-01-02T03%3A04%3A05Z&include=web&order=asc&per_page=100"
         );
         assert!(
-            page_url(&endpoint, &request(Some("a=")), Some(3))
-                .as_str()
-                .ends_with("&after=a%3D")
+            page_url(&endpoint, &request(Some("a=")), Some(3)).as_str().ends_with("&after=a%3D")
         );
-        assert!(
-            page_url(&endpoint, &request(None), Some(3))
-                .as_str()
-                .ends_with("&page=3")
-        );
+        assert!(page_url(&endpoint, &request(None), Some(3)).as_str().ends_with("&page=3"));
     }
 
     #[test]
     fn any_base_and_kind() {
         for (text, expected) in [
-            (
-                "https://ghe.example/api/v3/",
-                "https://ghe.example/api/v3/enterprises/e/audit-log",
-            ),
-            (
-                "https://ghe.example/api/v3",
-                "https://ghe.example/api/v3/enterprises/e/audit-log",
-            ),
-            (
-                "http://127.0.0.1:8080",
-                "http://127.0.0.1:8080/enterprises/e/audit-log",
-            ),
+            ("https://ghe.example/api/v3/", "https://ghe.example/api/v3/enterprises/e/audit-log"),
+            ("https://ghe.example/api/v3", "https://ghe.example/api/v3/enterprises/e/audit-log"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/enterprises/e/audit-log"),
         ] {
             assert_eq!(
-                endpoint(&base(text), EntityKind::Enterprise, "e")
-                    .unwrap()
-                    .as_str(),
+                endpoint(&base(text), EntityKind::Enterprise, "e").unwrap().as_str(),
                 expected
             );
         }
@@ -138,15 +114,9 @@ mod tests {
     #[test]
     fn phrases() {
         let phrase = |from_s, to_s| phrase(Query { from_s, to_s });
-        assert_eq!(
-            phrase(0, Some(1)),
-            "created:1970-01-01T00:00:00Z..1970-01-01T00:00:01Z"
-        );
+        assert_eq!(phrase(0, Some(1)), "created:1970-01-01T00:00:00Z..1970-01-01T00:00:01Z");
         assert_eq!(phrase(i64::MIN, None), "created:>=1970-01-01T00:00:00Z");
-        assert_eq!(
-            phrase(0, Some(i64::MAX)),
-            "created:1970-01-01T00:00:00Z..9999-12-31T23:59:59Z"
-        );
+        assert_eq!(phrase(0, Some(i64::MAX)), "created:1970-01-01T00:00:00Z..9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -114,10 +114,7 @@ pub fn judge(answer: &Answer<'_>) -> Verdict {
         206 => Verdict::Transport("truncated"),
         300..=399 => Verdict::Transport("redirect"),
         500..=599 => match retry_after(answer) {
-            Some(wait) => Verdict::RateLimited {
-                reason: "retry_after",
-                wait,
-            },
+            Some(wait) => Verdict::RateLimited { reason: "retry_after", wait },
             None => Verdict::Transport("server_error"),
         },
         _ => Verdict::Transport("not_json_array"),
@@ -127,21 +124,14 @@ pub fn judge(answer: &Answer<'_>) -> Verdict {
 fn limited_or_denied(answer: &Answer<'_>) -> Verdict {
     let secondary = is_secondary(answer);
     if let Some(wait) = retry_after(answer) {
-        let reason = if secondary {
-            "secondary"
-        } else {
-            "retry_after"
-        };
+        let reason = if secondary { "secondary" } else { "retry_after" };
         return Verdict::RateLimited { reason, wait };
     }
     if answer.status == StatusCode::FORBIDDEN && answer.headers.contains_key("x-github-sso") {
         return Verdict::Denied(Denial::Sso);
     }
     if number(answer.headers, "x-ratelimit-remaining") == Some(0) {
-        return Verdict::RateLimited {
-            reason: "primary",
-            wait: until_reset(answer),
-        };
+        return Verdict::RateLimited { reason: "primary", wait: until_reset(answer) };
     }
     if secondary || answer.status == StatusCode::TOO_MANY_REQUESTS {
         return Verdict::RateLimited {
@@ -150,10 +140,7 @@ fn limited_or_denied(answer: &Answer<'_>) -> Verdict {
         };
     }
     if contains(answer.message, "rate limit") {
-        return Verdict::RateLimited {
-            reason: "primary",
-            wait: until_reset(answer),
-        };
+        return Verdict::RateLimited { reason: "primary", wait: until_reset(answer) };
     }
     Verdict::Denied(Denial::Forbidden)
 }
@@ -172,18 +159,14 @@ fn contains(text: &str, part: &str) -> bool {
 
 /// A minute, doubled for each limit in a row before this one.
 fn secondary_wait(in_a_row: u32) -> Duration {
-    SECONDARY_WAIT_MIN
-        .saturating_mul(2_u32.saturating_pow(in_a_row))
-        .min(SECONDARY_WAIT_MAX)
+    SECONDARY_WAIT_MIN.saturating_mul(2_u32.saturating_pow(in_a_row)).min(SECONDARY_WAIT_MAX)
 }
 
 /// Until the window ends by the server's own clock, and a second more; a minute where it does not say.
 fn until_reset(answer: &Answer<'_>) -> Duration {
     match number(answer.headers, "x-ratelimit-reset").and_then(|reset| i64::try_from(reset).ok()) {
         Some(reset_s) => bounded(
-            u64::try_from(reset_s.saturating_sub(answer.now_s))
-                .unwrap_or(0)
-                .saturating_add(1),
+            u64::try_from(reset_s.saturating_sub(answer.now_s)).unwrap_or(0).saturating_add(1),
         ),
         None => SECONDARY_WAIT_MIN,
     }
@@ -191,19 +174,12 @@ fn until_reset(answer: &Answer<'_>) -> Duration {
 
 /// `retry-after`: seconds, or a date.
 fn retry_after(answer: &Answer<'_>) -> Option<Duration> {
-    let text = answer
-        .headers
-        .get(http::header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim();
+    let text = answer.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(bounded(seconds));
     }
     let at_s = date_ms(text)? / 1000;
-    Some(bounded(
-        u64::try_from(at_s.saturating_sub(answer.now_s)).unwrap_or(0),
-    ))
+    Some(bounded(u64::try_from(at_s.saturating_sub(answer.now_s)).unwrap_or(0)))
 }
 
 /// At least a second, so that no answer makes a hot loop; at most [`WAIT_MAX`], so that no answer stops us for good.
@@ -250,10 +226,7 @@ mod tests {
     }
 
     fn limited(reason: &'static str, seconds: u64) -> Verdict {
-        Verdict::RateLimited {
-            reason,
-            wait: Duration::from_secs(seconds),
-        }
+        Verdict::RateLimited { reason, wait: Duration::from_secs(seconds) }
     }
 
     #[test]
@@ -282,16 +255,10 @@ mod tests {
     #[test]
     fn rates_are_told_by_headers_first() {
         let reset = (NOW_S + 120).to_string();
-        let primary = [
-            ("x-ratelimit-remaining", "0"),
-            ("x-ratelimit-reset", reset.as_str()),
-        ];
+        let primary = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset.as_str())];
         let docs = "https://docs.github.com/rest/overview/rate-limits-for-the-rest-api#about-secondary-rate-limits";
         for status in [403, 429] {
-            assert_eq!(
-                verdict(status, &primary, "", "", 0),
-                limited("primary", 121)
-            );
+            assert_eq!(verdict(status, &primary, "", "", 0), limited("primary", 121));
             assert_eq!(
                 verdict(status, &[("retry-after", "17")], "", "", 5),
                 limited("retry_after", 17)
@@ -302,13 +269,7 @@ mod tests {
             );
             assert_eq!(verdict(status, &[], "", docs, 0), limited("secondary", 60));
             assert_eq!(
-                verdict(
-                    status,
-                    &[],
-                    "You have exceeded a secondary rate limit.",
-                    "",
-                    2
-                ),
+                verdict(status, &[], "You have exceeded a secondary rate limit.", "", 2),
                 limited("secondary", 240)
             );
             assert_eq!(
@@ -320,55 +281,34 @@ mod tests {
             verdict(403, &[], "API rate limit exceeded for user ID 1.", "", 0),
             limited("primary", 60)
         );
-        assert_eq!(
-            verdict(503, &[("retry-after", "5")], "", "", 0),
-            limited("retry_after", 5)
-        );
+        assert_eq!(verdict(503, &[("retry-after", "5")], "", "", 0), limited("retry_after", 5));
     }
 
     #[test]
     fn no_header_stops_us_for_good_or_makes_a_hot_loop() {
         let past = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "5")];
         assert_eq!(verdict(429, &past, "", "", 0), limited("primary", 1));
-        let far = [
-            ("x-ratelimit-remaining", "0"),
-            ("x-ratelimit-reset", "9999999999999"),
-        ];
+        let far = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9999999999999")];
         assert_eq!(verdict(429, &far, "", "", 0), limited("primary", 3700));
-        assert_eq!(
-            verdict(429, &[("retry-after", "0")], "", "", 0),
-            limited("retry_after", 1)
-        );
+        assert_eq!(verdict(429, &[("retry-after", "0")], "", "", 0), limited("retry_after", 1));
         assert_eq!(
             verdict(429, &[("retry-after", "18446744073709551615")], "", "", 0),
             limited("retry_after", 3700)
         );
-        assert_eq!(
-            verdict(429, &[("retry-after", "soon")], "", "", 0),
-            limited("secondary", 60)
-        );
+        assert_eq!(verdict(429, &[("retry-after", "soon")], "", "", 0), limited("secondary", 60));
         let date = httpdate::fmt_http_date(
             std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(NOW_S).unwrap() + 30),
         );
-        assert_eq!(
-            verdict(429, &[("retry-after", &date)], "", "", 0),
-            limited("retry_after", 30)
-        );
+        assert_eq!(verdict(429, &[("retry-after", &date)], "", "", 0), limited("retry_after", 30));
     }
 
     #[test]
     fn permission_is_not_a_rate() {
         let left = [("x-ratelimit-remaining", "100")];
         let message = "Must have admin rights to Repository.";
-        assert_eq!(
-            verdict(403, &left, message, "", 0),
-            Verdict::Denied(Denial::Forbidden)
-        );
+        assert_eq!(verdict(403, &left, message, "", 0), Verdict::Denied(Denial::Forbidden));
         let sso = [
-            (
-                "x-github-sso",
-                "required; url=https://github.com/orgs/o/sso",
-            ),
+            ("x-github-sso", "required; url=https://github.com/orgs/o/sso"),
             ("x-ratelimit-remaining", "0"),
         ];
         assert_eq!(verdict(403, &sso, "", "", 0), Verdict::Denied(Denial::Sso));
@@ -382,11 +322,7 @@ mod tests {
         headers.insert("x-ratelimit-remaining", "1749".parse().unwrap());
         assert_eq!(Budget::from_headers(&headers), None);
         headers.insert("x-ratelimit-reset", "1800000000".parse().unwrap());
-        let expected = Budget {
-            limit: 1750,
-            remaining: 1749,
-            reset_s: 1_800_000_000,
-        };
+        let expected = Budget { limit: 1750, remaining: 1749, reset_s: 1_800_000_000 };
         assert_eq!(Budget::from_headers(&headers), Some(expected));
         headers.insert("x-ratelimit-remaining", "-1".parse().unwrap());
         assert_eq!(Budget::from_headers(&headers), None);
