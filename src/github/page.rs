@@ -375,7 +375,9 @@ const SHORT_WORDS: usize = 6;
 #[inline]
 fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
     for _ in 0..SHORT_WORDS {
-        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
+        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
+            break;
+        };
         let word = u64::from_le_bytes(*word);
         // the lowest high bit set marks the first byte that is zero after the xor; only bits above it may be false
         let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
@@ -393,7 +395,9 @@ fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
 /// The first element of an array that is a string.
 #[cold]
 fn first_string(page: &[u8], from: usize, to: usize) -> Value {
-    let Some(bytes) = page.get(..to) else { return Value::Other };
+    let Some(bytes) = page.get(..to) else {
+        return Value::Other;
+    };
     let mut scan = Scanner { bytes, at: from + 1 };
     loop {
         scan.skip_space();
@@ -413,7 +417,9 @@ fn first_string(page: &[u8], from: usize, to: usize) -> Value {
 /// The text of a string value: JSON (no bare control characters), Unicode, and not too long.
 #[inline]
 fn text(page: &Bytes, value: Value) -> Option<Text> {
-    let Value::Str { from, to, escaped } = value else { return None };
+    let Value::Str { from, to, escaped } = value else {
+        return None;
+    };
     let raw = page.get(from..to)?;
     if raw.len() > FACT_BYTES_MAX || raw.iter().any(|byte| *byte < 0x20) {
         return None;
@@ -553,8 +559,7 @@ fn exponent_of(text: Option<&[u8]>) -> Option<i64> {
     let Some(text) = text else { return Some(0) };
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
+        [b'+', rest @ ..] | rest => (false, rest),
     };
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
