@@ -41,8 +41,7 @@ impl LaneRules {
 
     /// Before this second, GitHub has deleted everything at `now_s`.
     fn edge_s(&self, now_s: i64) -> Option<i64> {
-        self.retention_s
-            .map(|retention| now_s.saturating_sub(retention))
+        self.retention_s.map(|retention| now_s.saturating_sub(retention))
     }
 }
 
@@ -98,11 +97,7 @@ impl LaneState {
     ///
     /// To be called before each walk of the tail, and after a restart.
     pub fn split_tail(&mut self, rules: &LaneRules, now_s: i64) -> bool {
-        let Some(tail) = self
-            .slices
-            .iter_mut()
-            .find(|slice| slice.kind == SliceKind::Tail)
-        else {
+        let Some(tail) = self.slices.iter_mut().find(|slice| slice.kind == SliceKind::Tail) else {
             return false;
         };
         let behind_s = tail.restart_s();
@@ -209,9 +204,8 @@ impl LaneState {
         match slice.to_s {
             None => {
                 let settled_s = now_s.saturating_sub(rules.settling_s);
-                let newest_s = walk
-                    .newest_s
-                    .map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
+                let newest_s =
+                    walk.newest_s.map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
                 slice.start_s = settled_s.max(newest_s).max(slice.from_s);
                 let (from_s, to_s) = (slice.from_s, slice.start_s);
                 self.collected.insert(from_s, to_s);
@@ -333,17 +327,12 @@ impl Slice {
     /// Where a walk without a cursor starts: the slice's own start; the second of the last entry only if every entry of
     /// the walk so far came in non-descending time.
     pub fn restart_s(&self) -> i64 {
-        self.walk
-            .as_ref()
-            .map_or(self.start_s, |walk| walk.restart_s(self.start_s, self.to_s))
+        self.walk.as_ref().map_or(self.start_s, |walk| walk.restart_s(self.start_s, self.to_s))
     }
 
     /// The query of the next walk.
     pub fn next_query(&self) -> Query {
-        Query {
-            from_s: self.start_s,
-            to_s: self.to_s,
-        }
+        Query { from_s: self.start_s, to_s: self.to_s }
     }
 
     /// The lowest second that has not been read.
@@ -358,10 +347,7 @@ impl Slice {
     /// What of this slice has expired unread at an answer at `now_s` and has not been recorded.
     fn expired(&self, rules: &LaneRules, floor_s: i64, now_s: i64) -> Option<Expired> {
         let edge_s = rules.edge_s(now_s)?;
-        let from_s = self
-            .unread_s()
-            .max(floor_s)
-            .max(self.gap_to_s.unwrap_or(i64::MIN));
+        let from_s = self.unread_s().max(floor_s).max(self.gap_to_s.unwrap_or(i64::MIN));
         let to_s = self.to_s.map_or(edge_s, |to| to.min(edge_s));
         (from_s < to_s).then_some(Expired { from_s, to_s })
     }
@@ -369,14 +355,7 @@ impl Slice {
 
 impl Walk {
     fn new(query: Query) -> Self {
-        Self {
-            query,
-            cursor: None,
-            new_entries: 0,
-            newest_s: None,
-            last_s: None,
-            in_order: true,
-        }
+        Self { query, cursor: None, new_entries: 0, newest_s: None, last_s: None, in_order: true }
     }
 
     fn take(&mut self, shown: &Shown, now_s: i64) {
