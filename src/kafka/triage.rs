@@ -76,23 +76,14 @@ impl Facts {
         let fenced = self.code.is_some_and(is_fence);
         match self {
             Self { fatal: true, .. } => Action::Recreate { fenced },
-            Self {
-                requires_abort: true,
-                ..
-            } => Action::Abort,
-            Self {
-                retriable: true, ..
-            } => Action::Again,
+            Self { requires_abort: true, .. } => Action::Abort,
+            Self { retriable: true, .. } => Action::Again,
             Self { flush: true, .. } => Action::Drain,
-            Self {
-                production: true,
-                code: Some(Code::QueueFull),
-                ..
-            } => Action::Drain,
+            Self { production: true, code: Some(Code::QueueFull), .. } => Action::Drain,
             // a record was refused before it was sent: by its size, its topic, or a transaction that has to end
-            Self {
-                production: true, ..
-            } if !fenced && self.code != Some(Code::Fatal) => Action::Abort,
+            Self { production: true, .. } if !fenced && self.code != Some(Code::Fatal) => {
+                Action::Abort
+            }
             _ => Action::Recreate { fenced },
         }
     }
@@ -100,10 +91,7 @@ impl Facts {
 
 /// Whether a code tells of a newer producer with the same transactional id, or of a transaction that outlived its time.
 fn is_fence(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Fenced | Code::InvalidProducerEpoch | Code::ProducerFenced
-    )
+    matches!(code, Code::Fenced | Code::InvalidProducerEpoch | Code::ProducerFenced)
 }
 
 /// Whose fault it is that a transaction was aborted.
@@ -122,9 +110,7 @@ pub fn blame(code: Option<Code>) -> Blame {
             | Code::InvalidTimestamp
             | Code::PolicyViolation,
         ) => Blame::Content { too_large: false },
-        Some(Code::QueueFull) => Blame::Circumstance {
-            reason: "queue_full",
-        },
+        Some(Code::QueueFull) => Blame::Circumstance { reason: "queue_full" },
         Some(
             Code::MessageTimedOut
             | Code::OperationTimedOut
@@ -150,134 +136,41 @@ mod tests {
 
     #[test]
     fn each_row_of_the_table() {
-        let code = |code| Facts {
-            code: Some(code),
-            ..PLAIN
-        };
+        let code = |code| Facts { code: Some(code), ..PLAIN };
         let rows = [
+            (Facts { fatal: true, ..code(Code::Fenced) }, Action::Recreate { fenced: true }),
             (
-                Facts {
-                    fatal: true,
-                    ..code(Code::Fenced)
-                },
+                Facts { fatal: true, ..code(Code::InvalidProducerEpoch) },
                 Action::Recreate { fenced: true },
             ),
             (
-                Facts {
-                    fatal: true,
-                    ..code(Code::InvalidProducerEpoch)
-                },
-                Action::Recreate { fenced: true },
-            ),
-            (
-                Facts {
-                    fatal: true,
-                    ..code(Code::OutOfOrderSequenceNumber)
-                },
+                Facts { fatal: true, ..code(Code::OutOfOrderSequenceNumber) },
                 Action::Recreate { fenced: false },
             ),
             (
-                Facts {
-                    fatal: true,
-                    ..code(Code::InvalidTransactionalState)
-                },
+                Facts { fatal: true, ..code(Code::InvalidTransactionalState) },
                 Action::Recreate { fenced: false },
             ),
             (
-                Facts {
-                    fatal: true,
-                    ..code(Code::TransactionalIdAuthorizationFailed)
-                },
+                Facts { fatal: true, ..code(Code::TransactionalIdAuthorizationFailed) },
                 Action::Recreate { fenced: false },
             ),
             // fatal wins over everything that is said beside it
             (
-                Facts {
-                    fatal: true,
-                    retriable: true,
-                    requires_abort: true,
-                    ..PLAIN
-                },
+                Facts { fatal: true, retriable: true, requires_abort: true, ..PLAIN },
                 Action::Recreate { fenced: false },
             ),
-            (
-                Facts {
-                    requires_abort: true,
-                    ..code(Code::TopicAuthorizationFailed)
-                },
-                Action::Abort,
-            ),
-            (
-                Facts {
-                    requires_abort: true,
-                    ..code(Code::MessageTimedOut)
-                },
-                Action::Abort,
-            ),
-            (
-                Facts {
-                    requires_abort: true,
-                    retriable: true,
-                    ..PLAIN
-                },
-                Action::Abort,
-            ),
-            (
-                Facts {
-                    retriable: true,
-                    ..code(Code::OperationTimedOut)
-                },
-                Action::Again,
-            ),
-            (
-                Facts {
-                    flush: true,
-                    ..code(Code::OperationTimedOut)
-                },
-                Action::Drain,
-            ),
-            (
-                Facts {
-                    production: true,
-                    ..code(Code::QueueFull)
-                },
-                Action::Drain,
-            ),
-            (
-                Facts {
-                    production: true,
-                    ..code(Code::MessageSizeTooLarge)
-                },
-                Action::Abort,
-            ),
-            (
-                Facts {
-                    production: true,
-                    ..code(Code::UnknownTopic)
-                },
-                Action::Abort,
-            ),
-            (
-                Facts {
-                    production: true,
-                    ..code(Code::State)
-                },
-                Action::Abort,
-            ),
-            (
-                Facts {
-                    production: true,
-                    ..code(Code::Fatal)
-                },
-                Action::Recreate { fenced: false },
-            ),
-            (
-                Facts {
-                    production: true,
-                    ..code(Code::Fenced)
-                },
-                Action::Recreate { fenced: true },
-            ),
+            (Facts { requires_abort: true, ..code(Code::TopicAuthorizationFailed) }, Action::Abort),
+            (Facts { requires_abort: true, ..code(Code::MessageTimedOut) }, Action::Abort),
+            (Facts { requires_abort: true, retriable: true, ..PLAIN }, Action::Abort),
+            (Facts { retriable: true, ..code(Code::OperationTimedOut) }, Action::Again),
+            (Facts { flush: true, ..code(Code::OperationTimedOut) }, Action::Drain),
+            (Facts { production: true, ..code(Code::QueueFull) }, Action::Drain),
+            (Facts { production: true, ..code(Code::MessageSizeTooLarge) }, Action::Abort),
+            (Facts { production: true, ..code(Code::UnknownTopic) }, Action::Abort),
+            (Facts { production: true, ..code(Code::State) }, Action::Abort),
+            (Facts { production: true, ..code(Code::Fatal) }, Action::Recreate { fenced: false }),
+            (Facts { production: true, ..code(Code::Fenced) }, Action::Recreate { fenced: true }),
             (code(Code::State), Action::Recreate { fenced: false }),
             (PLAIN, Action::Recreate { fenced: false }),
         ];
@@ -289,42 +182,22 @@ mod tests {
     #[test]
     fn errors_are_taken_apart() {
         let flush = Facts::of(&KafkaError::Flush(Code::OperationTimedOut));
-        assert_eq!(
-            (flush.flush, flush.code),
-            (true, Some(Code::OperationTimedOut))
-        );
+        assert_eq!((flush.flush, flush.code), (true, Some(Code::OperationTimedOut)));
         let full = Facts::of(&KafkaError::MessageProduction(Code::QueueFull));
         assert_eq!(full.action(), Action::Drain);
-        assert_eq!(
-            Facts::of(&KafkaError::Canceled).action(),
-            Action::Recreate { fenced: false }
-        );
+        assert_eq!(Facts::of(&KafkaError::Canceled).action(), Action::Recreate { fenced: false });
     }
 
     #[test]
     fn blame_tells_the_batch_from_the_circumstances() {
-        assert_eq!(
-            blame(Some(Code::MessageSizeTooLarge)),
-            Blame::Content { too_large: true }
-        );
+        assert_eq!(blame(Some(Code::MessageSizeTooLarge)), Blame::Content { too_large: true });
         assert_eq!(
             blame(Some(Code::TopicAuthorizationFailed)),
             Blame::Content { too_large: false }
         );
-        assert_eq!(
-            blame(Some(Code::MessageTimedOut)),
-            Blame::Circumstance { reason: "timeout" }
-        );
-        assert_eq!(
-            blame(Some(Code::QueueFull)),
-            Blame::Circumstance {
-                reason: "queue_full"
-            }
-        );
-        assert_eq!(
-            blame(Some(Code::NotEnoughReplicas)),
-            Blame::Circumstance { reason: "broker" }
-        );
+        assert_eq!(blame(Some(Code::MessageTimedOut)), Blame::Circumstance { reason: "timeout" });
+        assert_eq!(blame(Some(Code::QueueFull)), Blame::Circumstance { reason: "queue_full" });
+        assert_eq!(blame(Some(Code::NotEnoughReplicas)), Blame::Circumstance { reason: "broker" });
         assert_eq!(blame(None), Blame::Circumstance { reason: "broker" });
     }
 }
