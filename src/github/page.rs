@@ -602,8 +602,10 @@ mod tests {
 
     #[test]
     fn all_facts_are_read() {
-        let entry = one(r#"{"@timestamp":1606929874512,"_document_id":"xJJFlFOhQ6b-5vaAFy9Rjw","action":"repo.create",
-            "actor":"octocat","created_at":1606929874513,"org":"octo-org","repo":"octo-org/r","data":{"org":"no"}}"#);
+        let entry = one(
+            r#"{"@timestamp":1606929874512,"_document_id":"xJJFlFOhQ6b-5vaAFy9Rjw","action":"repo.create",
+            "actor":"octocat","created_at":1606929874513,"org":"octo-org","repo":"octo-org/r","data":{"org":"no"}}"#,
+        );
         assert_eq!(entry.timestamp_ms, Some(1_606_929_874_512));
         assert_eq!(entry.created_at_ms, Some(1_606_929_874_513));
         assert_eq!(str_of(entry.id.as_ref()), Some("xJJFlFOhQ6b-5vaAFy9Rjw"));
@@ -617,8 +619,17 @@ mod tests {
     fn a_fact_that_is_missing_or_odd_costs_nothing_else() {
         let long = "x".repeat(FACT_BYTES_MAX + 1);
         for id in [
-            "null", "7", "\"\"", "{}", "[\"a\"]", r#""\ud800""#, r#""\udc00\ud800""#, r#""\x""#, r#""\u12""#,
-            "\"a\tb\"", &format!("\"{long}\""),
+            "null",
+            "7",
+            "\"\"",
+            "{}",
+            "[\"a\"]",
+            r#""\ud800""#,
+            r#""\udc00\ud800""#,
+            r#""\x""#,
+            r#""\u12""#,
+            "\"a\tb\"",
+            &format!("\"{long}\""),
         ] {
             let entry = one(&format!(r#"{{"_document_id":{id},"action":"a.b"}}"#));
             assert_eq!(entry.id, None, "{id}");
@@ -683,7 +694,11 @@ mod tests {
             ("\"2020-12-02T18:24:34+01:00\"", Some(1_606_929_874_000)),
             ("\"2099-13-02T17:24:34Z\"", None),
         ] {
-            assert_eq!(one(&format!(r#"{{"@timestamp":{time}}}"#)).timestamp_ms, expected, "{time}");
+            assert_eq!(
+                one(&format!(r#"{{"@timestamp":{time}}}"#)).timestamp_ms,
+                expected,
+                "{time}"
+            );
         }
     }
 
@@ -702,7 +717,12 @@ mod tests {
             r#"{"_document_id":"b","x":"\q\u00"}"#,
             r#"{"x":"]},{[\"\\"}"#,
             r#"{"broken" 1 "members"::,}"#,
-            "7", "-1.5e3", "null", "\"text ] \\\" \"", "[[1],{}]", "{}",
+            "7",
+            "-1.5e3",
+            "null",
+            "\"text ] \\\" \"",
+            "[[1],{}]",
+            "{}",
         ] {
             let page = format!("[{entry},{entry}]");
             let entries = cut_text(&page).unwrap();
@@ -724,12 +744,26 @@ mod tests {
 
     #[test]
     fn what_is_no_page_is_told_from_what_cannot_be_cut() {
-        for body in ["", " ", "[", "]", "{}", "{\"a\":[]}", "<html>", "null", "[{}", "[1,2", "x[]"] {
+        for body in ["", " ", "[", "]", "{}", "{\"a\":[]}", "<html>", "null", "[{}", "[1,2", "x[]"]
+        {
             assert_eq!(cut_text(body), Err(CutError::NotAnArray), "{body}");
         }
         for body in [
-            "[,]", "[1,]", "[,1]", "[1 2]", "[{}{}]", "[{]", "[{]}]", "[}]", "[[]", "[1][2]", "[]]", "[\"a]", "[{\"a]",
-            "[{\"a\\\"]", "[:]",
+            "[,]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[{}{}]",
+            "[{]",
+            "[{]}]",
+            "[}]",
+            "[[]",
+            "[1][2]",
+            "[]]",
+            "[\"a]",
+            "[{\"a]",
+            "[{\"a\\\"]",
+            "[:]",
         ] {
             assert!(matches!(cut_text(body), Err(CutError::Malformed(_))), "{body}");
         }

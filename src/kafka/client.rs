@@ -99,10 +99,7 @@ impl Ears {
 
     /// `message`, and why where a reason was heard.
     pub fn with_reason(&self, message: impl std::fmt::Display) -> String {
-        self.explain().map_or_else(
-            || message.to_string(),
-            |reason| format!("{message}: {reason}"),
-        )
+        self.explain().map_or_else(|| message.to_string(), |reason| format!("{message}: {reason}"))
     }
 
     /// Whether something was heard that waiting is unlikely to cure.
@@ -142,10 +139,7 @@ pub struct Context {
 impl Context {
     /// A context that tells `ears` what it hears.
     pub fn new(ears: Arc<Ears>) -> Self {
-        Self {
-            ears,
-            ..Self::default()
-        }
+        Self { ears, ..Self::default() }
     }
 
     /// Forgets the deliveries of the transaction before.
@@ -175,11 +169,7 @@ impl Context {
 
     /// For each state topic written: the offset after the last record delivered.
     pub(super) fn next_offsets(&self) -> Vec<(Topic, i64)> {
-        lock(&self.deliveries)
-            .next_offsets
-            .iter()
-            .map(|(topic, next)| (*topic, *next))
-            .collect()
+        lock(&self.deliveries).next_offsets.iter().map(|(topic, next)| (*topic, *next)).collect()
     }
 }
 
@@ -189,7 +179,7 @@ impl ClientContext for Context {
         match level {
             _ if fac == "CONFWARN" => {}
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info => {
-                tracing::trace!(fac, "librdkafka: {message}")
+                tracing::trace!(fac, "librdkafka: {message}");
             }
             _ => tracing::debug!(fac, "librdkafka: {message}"),
         }
@@ -198,9 +188,10 @@ impl ClientContext for Context {
     fn stats_raw(&self, _statistics: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code().and_then(Trouble::of) {
-            Some(trouble) => self.ears.hear(trouble, reason),
-            None => tracing::debug!(%error, "librdkafka: {reason}"),
+        if let Some(trouble) = error.rdkafka_error_code().and_then(Trouble::of) {
+            self.ears.hear(trouble, reason);
+        } else {
+            tracing::debug!(%error, "librdkafka: {reason}");
         }
     }
 }
@@ -230,14 +221,9 @@ impl ProducerContext for Context {
 }
 
 fn note_failure(deliveries: &mut Deliveries, topic: Topic, error: &KafkaError) {
-    let code = error
-        .rdkafka_error_code()
-        .unwrap_or(RDKafkaErrorCode::Unknown);
+    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
     // purged records are the consequence of an abort, never its cause
-    let is_purged = matches!(
-        code,
-        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
-    );
+    let is_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
     if !is_purged && deliveries.failed.is_none() {
         deliveries.failed = Some((topic, code));
     }
@@ -264,10 +250,7 @@ mod tests {
     #[test]
     fn the_most_telling_trouble_is_shown() {
         let ears = heard(&[
-            (
-                RDKafkaErrorCode::Authentication,
-                "SASL authentication error: bad",
-            ),
+            (RDKafkaErrorCode::Authentication, "SASL authentication error: bad"),
             (RDKafkaErrorCode::BrokerTransportFailure, "Disconnected"),
             (RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down"),
         ]);
@@ -285,17 +268,12 @@ mod tests {
             (RDKafkaErrorCode::SSL, "certificate verify failed"),
             (RDKafkaErrorCode::SSL, "wrong version number"),
             (RDKafkaErrorCode::Resolve, "x"),
-            (
-                RDKafkaErrorCode::BrokerTransportFailure,
-                "Connection refused",
-            ),
+            (RDKafkaErrorCode::BrokerTransportFailure, "Connection refused"),
             (RDKafkaErrorCode::BrokerTransportFailure, "x"),
             (RDKafkaErrorCode::AllBrokersDown, "x"),
         ];
-        let texts: std::collections::BTreeSet<_> = rows
-            .iter()
-            .map(|row| heard(&[*row]).explain().unwrap())
-            .collect();
+        let texts: std::collections::BTreeSet<_> =
+            rows.iter().map(|row| heard(&[*row]).explain().unwrap()).collect();
         assert_eq!(texts.len(), rows.len(), "{texts:#?}");
     }
 

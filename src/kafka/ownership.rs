@@ -167,45 +167,25 @@ impl Ownership {
         init: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Acquired, StartError> {
-        let ownership = Self {
-            settings,
-            metrics,
-            me: this_process(),
-        };
+        let ownership = Self { settings, metrics, me: this_process() };
         let topics = topics::ensure(Arc::clone(&ownership.settings), init).await?;
         let known = ownership.survey(&topics, init).await?;
-        let mut producers = ownership
-            .open_all(&partitions, known.genesis.is_none())
-            .await?;
+        let mut producers = ownership.open_all(&partitions, known.genesis.is_none()).await?;
         let genesis = match known.genesis {
             Some(genesis) => genesis,
             None => ownership.begin(&producers, &topics).await?,
         };
-        try_join_all(
-            producers
-                .values()
-                .map(|producer| ownership.claim(producer, None)),
-        )
-        .await?;
+        try_join_all(producers.values().map(|producer| ownership.claim(producer, None))).await?;
         if !partitions.contains(&0)
             && let Some(first) = producers.remove(&0)
         {
             first.close().await;
         }
-        let mut warnings: Vec<String> = topics
-            .iter()
-            .flat_map(|topic| topic.warnings.clone())
-            .collect();
+        let mut warnings: Vec<String> =
+            topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
         warnings.extend(orphans(&known.checkpoints, entities));
-        let checkpoints = ownership.restore(&partitions, init, &mut warnings).await?;
-        Ok(Acquired {
-            ownership,
-            producers,
-            genesis,
-            checkpoints,
-            topics,
-            warnings,
-        })
+        let checkpoints = ownership.restore(&producers, init, &mut warnings).await?;
+        Ok(Acquired { ownership, producers, genesis, checkpoints, topics, warnings })
     }
 
     /// The random id of this process's run, as in its owner records.
@@ -252,16 +232,10 @@ impl Ownership {
             None if init => {}
             None => {
                 let names = topics.iter().map(|topic| topic.name.clone()).collect();
-                let holding = Scout::open(&self.settings)
-                    .await?
-                    .first_with_records(names)
-                    .await?;
+                let holding = Scout::open(&self.settings).await?.first_with_records(names).await?;
                 if let Some(holding) = holding {
                     let checkpoints = self.settings.topic(Topic::Checkpoints).to_owned();
-                    return Err(StartError::GenesisMissing {
-                        checkpoints,
-                        holding,
-                    });
+                    return Err(StartError::GenesisMissing { checkpoints, holding });
                 }
             }
         }
@@ -279,10 +253,7 @@ impl Ownership {
             all.insert(0);
         }
         let opened = try_join_all(all.iter().map(|partition| self.open(*partition))).await?;
-        Ok(opened
-            .into_iter()
-            .map(|producer| (producer.partition(), producer))
-            .collect())
+        Ok(opened.into_iter().map(|producer| (producer.partition(), producer)).collect())
     }
 
     async fn open(&self, partition: i32) -> Result<Producer, StartError> {
@@ -303,10 +274,7 @@ impl Ownership {
         let genesis = Genesis {
             version: VERSION,
             instance: random_id(),
-            topics: topics
-                .iter()
-                .map(|topic| (topic.name.clone(), topic.partitions))
-                .collect(),
+            topics: topics.iter().map(|topic| (topic.name.clone(), topic.partitions)).collect(),
             created_ms: wall_ms(),
         };
         if let Some(first) = producers.get(&0) {
@@ -321,62 +289,46 @@ impl Ownership {
         producer: &Producer,
         genesis: Option<&Genesis>,
     ) -> Result<(), StartError> {
-        let partition = producer.partition();
-        let record = |key: &str, value: Vec<u8>| Record {
-            topic: Topic::Checkpoints,
-            partition: Some(partition),
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            value: Some(Bytes::from(value)),
-            headers: vec![],
-        };
-        let mut records: Vec<Record> = genesis
-            .iter()
-            .map(|genesis| record(GENESIS_KEY, genesis.encode()))
-            .collect();
-        records.push(record(&owner_key(partition), self.me.encode()));
-        let committed = producer.commit(Batch { records }).await;
-        committed
-            .map(drop)
-            .map_err(|source| StartError::Claim { partition, source })
+        let key = owner_key(producer.partition());
+        let genesis = genesis.map(|genesis| state_record(producer, GENESIS_KEY, genesis.encode()));
+        let owner = state_record(producer, &key, self.me.encode());
+        write(producer, genesis.into_iter().chain([owner]).collect()).await
     }
 
     /// Step 5.
     async fn restore(
         &self,
-        partitions: &BTreeSet<i32>,
+        producers: &BTreeMap<i32, Producer>,
         init: bool,
         warnings: &mut Vec<String>,
     ) -> Result<BTreeMap<EntityName, Checkpoint>, StartError> {
-        let mut checkpoints = self.read(partitions.clone()).await?.checkpoints;
+        let partitions: Vec<i32> = producers.keys().copied().collect();
+        let mut checkpoints = self.read(partitions).await?.checkpoints;
         let settings = Arc::clone(&self.settings);
         let reached = blocking::<_, RestoreError>(move || {
             read_reached(&TopicReader::new(&settings)?, &settings)
-        })
-        .await?;
+        });
         let count = self.settings.partitions(Topic::Checkpoints);
-        for (entity, reached) in reached {
-            let checkpoint = checkpoints
-                .get(&entity)
-                .map_or(0, |checkpoint| checkpoint.sequence);
+        for (entity, reached) in reached.await? {
+            let checkpoint = checkpoints.get(&entity).map_or(0, |known| known.sequence);
             // other partitions are other instances' business
-            if !partitions.contains(&entity.partition(count)) || reached.sequence <= checkpoint {
+            let Some(producer) = producers.get(&entity.partition(count)) else { continue };
+            if reached.sequence <= checkpoint {
                 continue;
             }
             if !init {
-                return Err(StartError::DataAhead {
-                    entity,
-                    checkpoint,
-                    reached,
-                });
+                return Err(StartError::DataAhead { entity, checkpoint, reached });
             }
             warnings.push(format!(
-                "entity {entity}: checkpoint was at sequence {checkpoint}, {} is at {}: going on after it because of --init",
+                "entity {entity}: its checkpoint was at sequence {checkpoint}, {} is at {}: going on after that, because of --init",
                 reached.topic, reached.sequence
             ));
-            let begun = checkpoints
-                .entry(entity.clone())
-                .or_insert_with(|| empty_checkpoint(entity));
+            let begun =
+                checkpoints.entry(entity.clone()).or_insert_with(|| empty_checkpoint(entity));
             begun.sequence = reached.sequence;
+            // written now: the next start comes without --init
+            let record = state_record(producer, begun.entity.as_str(), begun.encode());
+            write(producer, vec![record]).await?;
         }
         Ok(checkpoints)
     }
@@ -394,6 +346,22 @@ impl Ownership {
     }
 }
 
+fn state_record(producer: &Producer, key: &str, value: Vec<u8>) -> Record {
+    Record {
+        topic: Topic::Checkpoints,
+        partition: Some(producer.partition()),
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::from(value)),
+        headers: vec![],
+    }
+}
+
+async fn write(producer: &Producer, records: Vec<Record>) -> Result<(), StartError> {
+    let partition = producer.partition();
+    let committed = producer.commit(Batch { records }).await;
+    committed.map(drop).map_err(|source| StartError::Claim { partition, source })
+}
+
 /// Shows that every topic could be written, by a transaction that is aborted. Fences no daemon.
 pub async fn probe_write(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Result<(), StartError> {
     let found = Scout::open(&settings).await?.topics().await?;
@@ -404,17 +372,12 @@ pub async fn probe_write(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Resu
         value: Some(Bytes::from_static(b"{}")),
         headers: vec![],
     };
-    let there = Topic::ALL
-        .into_iter()
-        .filter(|topic| found.contains_key(settings.topic(*topic)));
+    let there = Topic::ALL.into_iter().filter(|topic| found.contains_key(settings.topic(*topic)));
     let records = there.map(record).collect();
     let producer = Producer::open_probe(settings, metrics, PATIENCE).await?;
     let rehearsed = producer.rehearse(Batch { records }).await;
     producer.close().await;
-    rehearsed.map_err(|source| StartError::Claim {
-        partition: 0,
-        source,
-    })
+    rehearsed.map_err(|source| StartError::Claim { partition: 0, source })
 }
 
 /// What the first run listed must be named by the config, and have the partitions that it had.
@@ -427,11 +390,7 @@ fn check_listed(genesis: &Genesis, topics: &[TopicState]) -> Result<(), StartErr
         let is_grown = !topic.topic.is_state() && topic.partitions > *listed;
         if topic.partitions != *listed && !is_grown {
             let (name, found, listed) = (name.clone(), topic.partitions, *listed);
-            return Err(StartError::PartitionsChanged {
-                name,
-                found,
-                listed,
-            });
+            return Err(StartError::PartitionsChanged { name, found, listed });
         }
     }
     Ok(())

@@ -10,7 +10,7 @@
 
 use super::client::{Context, Ears};
 use super::settings::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, Role, Settings};
-use super::triage::{Action, Blame, Facts, blame};
+use super::triage::{Action, Blame, Facts, Mark, blame};
 use super::{Committed, Sink, SinkError};
 use crate::audit::{Batch, Record, Topic};
 use crate::metrics::Metrics;
@@ -61,17 +61,9 @@ pub struct Producer {
 }
 
 enum Command {
-    Commit {
-        batch: Batch,
-        reply: oneshot::Sender<Result<Committed, SinkError>>,
-    },
-    Rehearse {
-        batch: Batch,
-        reply: oneshot::Sender<Result<(), SinkError>>,
-    },
-    Close {
-        reply: oneshot::Sender<()>,
-    },
+    Commit { batch: Batch, reply: oneshot::Sender<Result<Committed, SinkError>> },
+    Rehearse { batch: Batch, reply: oneshot::Sender<Result<(), SinkError>> },
+    Close { reply: oneshot::Sender<()> },
 }
 
 impl Producer {
@@ -84,14 +76,7 @@ impl Producer {
         metrics: Arc<Metrics>,
         patience: Duration,
     ) -> Result<Self, OpenError> {
-        Self::open_as(
-            Role::Producer { partition },
-            partition,
-            settings,
-            metrics,
-            patience,
-        )
-        .await
+        Self::open_as(Role::Producer { partition }, partition, settings, metrics, patience).await
     }
 
     /// Opens the producer of `check --connect`, which fences no daemon.
@@ -111,14 +96,8 @@ impl Producer {
         patience: Duration,
     ) -> Result<Self, OpenError> {
         let config = settings.client_config(role);
-        let id = config
-            .get("transactional.id")
-            .unwrap_or_default()
-            .to_owned();
-        let refused = |message: String| OpenError::Refused {
-            id: id.clone(),
-            message,
-        };
+        let id = config.get("transactional.id").unwrap_or_default().to_owned();
+        let refused = |message: String| OpenError::Refused { id: id.clone(), message };
         let (commands, inbox) = mpsc::channel(1);
         let (opened, answer) = oneshot::channel();
         let engine_id = id.clone();
@@ -138,13 +117,8 @@ impl Producer {
             }
         });
         started.map_err(|error| refused(format!("its thread cannot be started: {error}")))?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(refused("its thread ended".to_owned())))?;
-        Ok(Self {
-            partition,
-            commands,
-        })
+        answer.await.unwrap_or_else(|_| Err(refused("its thread ended".to_owned())))?;
+        Ok(Self { partition, commands })
     }
 
     /// The checkpoint partition that it is the fence of.
@@ -201,11 +175,7 @@ struct Engine {
 /// Why a transaction did not commit.
 enum Failure {
     /// It has to be aborted.
-    Abort {
-        code: Option<RDKafkaErrorCode>,
-        topic: Option<Topic>,
-        message: String,
-    },
+    Abort { code: Option<RDKafkaErrorCode>, topic: Option<Topic>, message: String },
     /// The producer is of no more use.
     Gone { fenced: bool, message: String },
 }
@@ -230,10 +200,7 @@ impl Engine {
             producer,
             ears,
             metrics,
-            names: Topic::ALL
-                .iter()
-                .map(|topic| settings.topic(*topic).to_owned())
-                .collect(),
+            names: Topic::ALL.iter().map(|topic| settings.topic(*topic).to_owned()).collect(),
             transaction_timeout: settings.transaction_timeout,
         };
         engine.initialise(patience)?;
@@ -263,10 +230,7 @@ impl Engine {
                         "{error}: check the ACL of the transactional id, and that \
                         kafka.transaction_timeout is not above the broker's transaction.max.timeout.ms"
                     );
-                    return Err(OpenError::Refused {
-                        id: self.id.clone(),
-                        message,
-                    });
+                    return Err(OpenError::Refused { id: self.id.clone(), message });
                 }
             }
         }
@@ -291,10 +255,7 @@ impl Engine {
             return Ok(());
         }
         let message = self.ears.with_reason(error);
-        Err(OpenError::Unreachable {
-            id: self.id.clone(),
-            message,
-        })
+        Err(OpenError::Unreachable { id: self.id.clone(), message })
     }
 
     fn serve(self, mut inbox: mpsc::Receiver<Command>) {
@@ -302,10 +263,8 @@ impl Engine {
             match command {
                 Command::Commit { batch, reply } => {
                     let result = self.commit_measured(&batch);
-                    let is_over = matches!(
-                        result,
-                        Err(SinkError::Lost { .. } | SinkError::Fenced { .. })
-                    );
+                    let is_over =
+                        matches!(result, Err(SinkError::Lost { .. } | SinkError::Fenced { .. }));
                     if is_over {
                         // closed before the answer goes out, so that no later command waits in vain
                         inbox.close();
@@ -336,32 +295,20 @@ impl Engine {
             Err(SinkError::Lost { .. }) => "lost",
             Err(SinkError::Fenced { .. }) => "fenced",
         };
-        self.metrics.transaction(
-            outcome,
-            started.elapsed().as_secs_f64(),
-            batch.records.len(),
-        );
+        self.metrics.transaction(outcome, started.elapsed().as_secs_f64(), batch.records.len());
         result
     }
 
     fn commit(&self, batch: &Batch) -> Result<Committed, SinkError> {
         self.check_sizes(batch)?;
         let deadline = Instant::now() + self.transaction_timeout;
-        let outcome = self
-            .send_all(batch, deadline)
-            .and_then(|()| self.end_by_commit(deadline));
+        let outcome = self.send_all(batch, deadline).and_then(|()| self.end_by_commit(deadline));
         match outcome {
             Ok(()) => {
                 self.ears.clear();
-                Ok(Committed {
-                    next_offsets: self.context().next_offsets(),
-                })
+                Ok(Committed { next_offsets: self.context().next_offsets() })
             }
-            Err(Failure::Abort {
-                code,
-                topic,
-                message,
-            }) => Err(self.abort(code, topic, message)),
+            Err(Failure::Abort { code, topic, message }) => Err(self.abort(code, topic, message)),
             Err(Failure::Gone { fenced, message }) => Err(self.gone(fenced, &message)),
         }
     }
@@ -375,21 +322,14 @@ impl Engine {
                 SinkError::Aborted { .. } => Ok(()),
                 error => Err(error),
             },
-            Err(Failure::Abort {
-                code,
-                topic,
-                message,
-            }) => Err(self.abort(code, topic, message)),
+            Err(Failure::Abort { code, topic, message }) => Err(self.abort(code, topic, message)),
             Err(Failure::Gone { fenced, message }) => Err(self.gone(fenced, &message)),
         }
     }
 
     /// Refuses what no topic of ours takes before a transaction is spent on it.
     fn check_sizes(&self, batch: &Batch) -> Result<(), SinkError> {
-        let too_large = batch
-            .records
-            .iter()
-            .find(|record| wire_bytes(record) > MESSAGE_BYTES_MAX);
+        let too_large = batch.records.iter().find(|record| wire_bytes(record) > MESSAGE_BYTES_MAX);
         too_large.map_or(Ok(()), |record| {
             Err(SinkError::Content {
                 topic: Some(record.topic),
@@ -406,9 +346,7 @@ impl Engine {
     /// Steps 1 and 2: begin, send in order, wait until every delivery has ended.
     fn send_all(&self, batch: &Batch, deadline: Instant) -> Result<(), Failure> {
         self.context().begin();
-        self.producer
-            .begin_transaction()
-            .map_err(|error| self.failure(&error, None))?;
+        self.producer.begin_transaction().map_err(|error| self.failure(&error, None))?;
         for record in &batch.records {
             self.send(record, deadline)?;
         }
@@ -421,14 +359,8 @@ impl Engine {
             });
         }
         if let Some((topic, code)) = self.context().failed() {
-            let message = self
-                .ears
-                .with_reason(format_args!("topic {}: {code}", self.name(topic)));
-            return Err(Failure::Abort {
-                code: Some(code),
-                topic: Some(topic),
-                message,
-            });
+            let message = self.ears.with_reason(format_args!("topic {}: {code}", self.name(topic)));
+            return Err(Failure::Abort { code: Some(code), topic: Some(topic), message });
         }
         Ok(())
     }
@@ -494,21 +426,12 @@ impl Engine {
             None => (topic, facts.code),
         };
         match facts.action() {
-            Action::Abort => Failure::Abort {
-                code,
-                topic,
-                message,
-            },
+            Action::Abort => Failure::Abort { code, topic, message },
             // only a record that found no room for the whole time of a transaction comes here with Drain
-            Action::Drain if facts.production => Failure::Abort {
-                code,
-                topic,
-                message,
-            },
-            Action::Again | Action::Drain => Failure::Gone {
-                fenced: false,
-                message,
-            },
+            Action::Drain if facts.mark == Mark::Production => {
+                Failure::Abort { code, topic, message }
+            }
+            Action::Again | Action::Drain => Failure::Gone { fenced: false, message },
             Action::Recreate { fenced } => Failure::Gone { fenced, message },
         }
     }
@@ -522,29 +445,17 @@ impl Engine {
     ) -> SinkError {
         let deadline = Instant::now() + self.transaction_timeout;
         if let Err(error) = self.try_abort(deadline) {
-            let fenced = matches!(
-                Facts::of(&error).action(),
-                Action::Recreate { fenced: true }
-            );
-            return self.gone(
-                fenced,
-                &format!("{message}; then the abort failed: {error}"),
-            );
+            let fenced = matches!(Facts::of(&error).action(), Action::Recreate { fenced: true });
+            return self.gone(fenced, &format!("{message}; then the abort failed: {error}"));
         }
         // late reports of purged records must not be counted in the next transaction
         self.settle(deadline);
         if self.producer.in_flight_count() > 0 {
-            return self.gone(
-                false,
-                &format!("{message}; then records stayed in flight after the abort"),
-            );
+            return self
+                .gone(false, &format!("{message}; then records stayed in flight after the abort"));
         }
         match blame(code) {
-            Blame::Content { too_large } => SinkError::Content {
-                topic,
-                too_large,
-                message,
-            },
+            Blame::Content { too_large } => SinkError::Content { topic, too_large, message },
             Blame::Circumstance { reason } => SinkError::Aborted { reason, message },
         }
     }
@@ -572,9 +483,7 @@ impl Engine {
             );
             return SinkError::Fenced { message };
         }
-        SinkError::Lost {
-            message: message.to_owned(),
-        }
+        SinkError::Lost { message: message.to_owned() }
     }
 
     fn context(&self) -> &Context {
@@ -582,17 +491,12 @@ impl Engine {
     }
 
     fn name(&self, topic: Topic) -> &str {
-        self.names
-            .get(index(topic))
-            .map_or(topic.default_name(), String::as_str)
+        self.names.get(index(topic)).map_or(topic.default_name(), String::as_str)
     }
 }
 
 fn index(topic: Topic) -> usize {
-    Topic::ALL
-        .iter()
-        .position(|other| *other == topic)
-        .unwrap_or_default()
+    Topic::ALL.iter().position(|other| *other == topic).unwrap_or_default()
 }
 
 fn headers(record: &Record) -> Option<OwnedHeaders> {
@@ -600,26 +504,15 @@ fn headers(record: &Record) -> Option<OwnedHeaders> {
         return None;
     }
     let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-    Some(
-        record
-            .headers
-            .iter()
-            .fold(headers, |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: Some(value.as_ref()),
-                })
-            }),
-    )
+    Some(record.headers.iter().fold(headers, |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value.as_ref()) })
+    }))
 }
 
 /// Upper bound of a record's bytes as the only one of an uncompressed batch.
 fn wire_bytes(record: &Record) -> usize {
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + 10)
-        .sum();
+    let headers: usize =
+        record.headers.iter().map(|(name, value)| name.len() + value.len() + 10).sum();
     record.key.len()
         + record.value.as_ref().map_or(0, bytes::Bytes::len)
         + headers

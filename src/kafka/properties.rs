@@ -29,121 +29,52 @@ pub const SECRET_PROPERTIES: &[&str] = &[
 
 /// Refused wherever they stand, with the reason and what to do instead.
 const REFUSED: &[(&str, &str)] = &[
-    (
-        "acks",
-        "exactly once needs acks=all, which transactions set",
-    ),
-    (
-        "allow.auto.create.topics",
-        "topics are created by their owner, with their settings",
-    ),
-    (
-        "auto.commit.enable",
-        "offsets are committed only after the archive has the records",
-    ),
-    (
-        "auto.commit.interval.ms",
-        "offsets are committed only after the archive has the records",
-    ),
-    (
-        "auto.offset.reset",
-        "an offset that is gone is recorded as a gap, never jumped over",
-    ),
+    ("acks", "exactly once needs acks=all, which transactions set"),
+    ("allow.auto.create.topics", "topics are created by their owner, with their settings"),
+    ("auto.commit.enable", "offsets are committed only after the archive has the records"),
+    ("auto.commit.interval.ms", "offsets are committed only after the archive has the records"),
+    ("auto.offset.reset", "an offset that is gone is recorded as a gap, never jumped over"),
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("compression.codec", "set kafka.compression instead"),
     ("compression.type", "set kafka.compression instead"),
     ("delivery.report.only.error", "every delivery is counted"),
-    (
-        "enable.auto.commit",
-        "offsets are committed only after the archive has the records",
-    ),
-    (
-        "enable.auto.offset.store",
-        "offsets are committed only after the archive has the records",
-    ),
-    (
-        "enable.gapless.guarantee",
-        "transactions already guarantee it",
-    ),
-    (
-        "enable.idempotence",
-        "exactly once needs it, and transactions set it",
-    ),
-    (
-        "enable.partition.eof",
-        "the end of a partition tells when a restore is complete",
-    ),
+    ("enable.auto.commit", "offsets are committed only after the archive has the records"),
+    ("enable.auto.offset.store", "offsets are committed only after the archive has the records"),
+    ("enable.gapless.guarantee", "transactions already guarantee it"),
+    ("enable.idempotence", "exactly once needs it, and transactions set it"),
+    ("enable.partition.eof", "the end of a partition tells when a restore is complete"),
     ("enabled_events", "events are chosen by the program"),
     ("group.id", "set kafka.id_prefix instead"),
     ("group.instance.id", "set kafka.id_prefix instead"),
-    (
-        "group.protocol",
-        "partitions are assigned by the program, not by a group",
-    ),
-    (
-        "internal.termination.signal",
-        "signals are handled by the program",
-    ),
+    ("group.protocol", "partitions are assigned by the program, not by a group"),
+    ("internal.termination.signal", "signals are handled by the program"),
     ("isolation.level", "readers must not see what was aborted"),
     ("log.queue", "librdkafka's log goes to ours"),
-    (
-        "log_level",
-        "use --log-level; for librdkafka's own contexts set the property debug",
-    ),
-    (
-        "max.in.flight",
-        "exactly once needs at most 5, which transactions set",
-    ),
+    ("log_level", "use --log-level; for librdkafka's own contexts set the property debug"),
+    ("max.in.flight", "exactly once needs at most 5, which transactions set"),
     (
         "max.in.flight.requests.per.connection",
         "exactly once needs at most 5, which transactions set",
     ),
-    (
-        "message.max.bytes",
-        "fixed to 8 MiB: larger entries travel in pieces",
-    ),
+    ("message.max.bytes", "fixed to 8 MiB: larger entries travel in pieces"),
     (
         "message.send.max.retries",
         "a bounded number of retries turns a short outage into lost transactions",
     ),
     ("metadata.broker.list", "set kafka.brokers instead"),
-    (
-        "offset.store.method",
-        "offsets are committed only after the archive has the records",
-    ),
+    ("offset.store.method", "offsets are committed only after the archive has the records"),
     (
         "partitioner",
         "records of one organization stay in one partition, as Java clients compute it",
     ),
-    (
-        "plugin.library.paths",
-        "foreign code in this process could change what is sent",
-    ),
+    ("plugin.library.paths", "foreign code in this process could change what is sent"),
     ("produce.offset.report", "every delivery reports its offset"),
-    (
-        "queuing.strategy",
-        "the order of an entity's records would be lost",
-    ),
-    (
-        "request.required.acks",
-        "exactly once needs acks=all, which transactions set",
-    ),
-    (
-        "retries",
-        "a bounded number of retries turns a short outage into lost transactions",
-    ),
-    (
-        "statistics.interval.ms",
-        "nobody reads librdkafka's statistics; see /metrics",
-    ),
-    (
-        "transaction.timeout.ms",
-        "set kafka.transaction_timeout instead",
-    ),
-    (
-        "transactional.id",
-        "it is the fence between instances; set kafka.id_prefix instead",
-    ),
+    ("queuing.strategy", "the order of an entity's records would be lost"),
+    ("request.required.acks", "exactly once needs acks=all, which transactions set"),
+    ("retries", "a bounded number of retries turns a short outage into lost transactions"),
+    ("statistics.interval.ms", "nobody reads librdkafka's statistics; see /metrics"),
+    ("transaction.timeout.ms", "set kafka.transaction_timeout instead"),
+    ("transactional.id", "it is the fence between instances; set kafka.id_prefix instead"),
 ];
 
 /// Callbacks and pointers of the C interface: no text can be their value.
@@ -179,22 +110,13 @@ const POINTERS: &[&str] = &[
 /// Java's names, which librdkafka does not know, and its own.
 const JAVA: &[(&str, &str)] = &[
     ("sasl.jaas.config", "sasl.username and sasl.password"),
-    (
-        "sasl.login.callback.handler.class",
-        "sasl.oauthbearer.method=oidc",
-    ),
-    (
-        "sasl.oauthbearer.token.endpoint",
-        "sasl.oauthbearer.token.endpoint.url",
-    ),
+    ("sasl.login.callback.handler.class", "sasl.oauthbearer.method=oidc"),
+    ("sasl.oauthbearer.token.endpoint", "sasl.oauthbearer.token.endpoint.url"),
     ("ssl.keystore.key", "ssl.key.pem"),
     ("ssl.keystore.certificate.chain", "ssl.certificate.pem"),
     ("ssl.truststore.certificates", "ssl.ca.pem"),
     ("ssl.truststore.location", "ssl.ca.location, a PEM file"),
-    (
-        "ssl.truststore.password",
-        "ssl.ca.location, a PEM file without a password",
-    ),
+    ("ssl.truststore.password", "ssl.ca.location, a PEM file without a password"),
     ("max.request.size", "nothing: requests are bounded by 8 MiB"),
     ("buffer.memory", "queue.buffering.max.kbytes"),
 ];
@@ -243,10 +165,7 @@ pub fn refused(property: &str) -> Option<&'static str> {
     if POINTERS.contains(&property) {
         return Some("its value is a pointer of the C interface, not a text");
     }
-    REFUSED
-        .iter()
-        .find(|(name, _)| *name == property)
-        .map(|(_, reason)| *reason)
+    REFUSED.iter().find(|(name, _)| *name == property).map(|(_, reason)| *reason)
 }
 
 /// Checks everything that the operator passes through, without a network. All faults at once.
@@ -277,10 +196,7 @@ fn check_one(table: &str, key: &str, value: &str) -> Option<(String, String)> {
         return Some((format!("refused: {reason}"), remove()));
     }
     if let Some((_, instead)) = JAVA.iter().find(|(name, _)| *name == key) {
-        return Some((
-            "is a name of the Java client".to_owned(),
-            format!("use {instead}"),
-        ));
+        return Some(("is a name of the Java client".to_owned(), format!("use {instead}")));
     }
     if table != "producer_properties" && PRODUCER_ONLY.contains(&key) {
         return Some((
@@ -296,10 +212,7 @@ fn check_one(table: &str, key: &str, value: &str) -> Option<(String, String)> {
     }
     let mut alone = ClientConfig::new();
     alone.set(key, value);
-    alone
-        .create_native_config()
-        .err()
-        .map(|error| (words(&error), remedy(&error)))
+    alone.create_native_config().err().map(|error| (words(&error), remedy(&error)))
 }
 
 /// What librdkafka says of a property, without its value, which may be a secret.
@@ -327,21 +240,13 @@ fn remedy(error: &KafkaError) -> String {
 
 fn check_together(settings: &Settings, faults: &mut Vec<PropertyFault>) {
     let mut fault = |key: &str, problem: &str, remedy: &str| {
-        faults.push((
-            format!("kafka.properties.{key:?}"),
-            problem.to_owned(),
-            remedy.to_owned(),
-        ));
+        faults.push((format!("kafka.properties.{key:?}"), problem.to_owned(), remedy.to_owned()));
     };
     let get = |key: &str| settings.properties.get(key).map(String::as_str);
     let mechanism = get("sasl.mechanism").or_else(|| get("sasl.mechanisms"));
     if settings.uses_sasl() && mechanism.is_none() {
         let remedy = "set it to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER";
-        fault(
-            "sasl.mechanism",
-            "is missing although security.protocol is SASL",
-            remedy,
-        );
+        fault("sasl.mechanism", "is missing although security.protocol is SASL", remedy);
     }
     if mechanism.is_some() && !settings.uses_sasl() {
         let remedy = "set it to sasl_ssl (or sasl_plaintext)";
@@ -351,11 +256,7 @@ fn check_together(settings: &Settings, faults: &mut Vec<PropertyFault>) {
             remedy,
         );
     }
-    if get("ssl.ca.location")
-        .or_else(|| get("ssl.ca.pem"))
-        .is_some()
-        && !settings.uses_tls()
-    {
+    if get("ssl.ca.location").or_else(|| get("ssl.ca.pem")).is_some() && !settings.uses_tls() {
         let remedy = "set it to ssl or sasl_ssl";
         fault(
             "security.protocol",
@@ -381,9 +282,7 @@ fn check_delivery_timeout(settings: &Settings, faults: &mut Vec<PropertyFault>) 
         let Some(value) = settings.producer_properties.get(key) else {
             continue;
         };
-        let fits = value
-            .parse::<u128>()
-            .is_ok_and(|ms| ms > 0 && ms <= transaction_ms);
+        let fits = value.parse::<u128>().is_ok_and(|ms| ms > 0 && ms <= transaction_ms);
         if !fits {
             faults.push((
                 format!("kafka.producer_properties.{key:?}"),
@@ -409,19 +308,12 @@ fn check_creation(settings: &Settings, faults: &mut Vec<PropertyFault>) {
                 .err(),
         };
         if let Some(error) = created {
-            refusals
-                .entry(words(&error))
-                .or_insert_with(Vec::new)
-                .push(table);
+            refusals.entry(words(&error)).or_insert_with(Vec::new).push(table);
         }
     }
     for (problem, tables) in refusals {
         // what both refuse comes from what both share
-        let table = if let [one] = tables.as_slice() {
-            one
-        } else {
-            "properties"
-        };
+        let table = if let [one] = tables.as_slice() { one } else { "properties" };
         let remedy = "correct the properties that it names".to_owned();
         faults.push((format!("kafka.{table}"), problem, remedy));
     }
@@ -433,30 +325,19 @@ mod tests {
     use std::time::Duration;
 
     fn settings(properties: &[(&str, &str)]) -> Settings {
-        let owned = properties
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        Settings {
-            properties: owned.collect(),
-            ..Settings::default()
-        }
+        let owned = properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Settings { properties: owned.collect(), ..Settings::default() }
     }
 
     fn problems(settings: &Settings) -> Vec<String> {
-        check_properties(settings)
-            .into_iter()
-            .map(|(k, p, r)| format!("{k}: {p} -> {r}"))
-            .collect()
+        check_properties(settings).into_iter().map(|(k, p, r)| format!("{k}: {p} -> {r}")).collect()
     }
 
     #[test]
     fn defaults_are_clean() {
         assert_eq!(problems(&Settings::default()), Vec::<String>::new());
         for compression in ["none", "gzip", "snappy", "lz4", "zstd"] {
-            let settings = Settings {
-                compression: compression.to_owned(),
-                ..Settings::default()
-            };
+            let settings = Settings { compression: compression.to_owned(), ..Settings::default() };
             assert_eq!(problems(&settings), Vec::<String>::new(), "{compression}");
         }
     }
@@ -465,10 +346,7 @@ mod tests {
     fn every_refused_name_is_known_to_librdkafka_or_an_alias() {
         for (name, _) in REFUSED {
             let found = problems(&settings(&[(name, "1")]));
-            assert!(
-                found.iter().any(|p| p.contains("refused: ")),
-                "{name}: {found:?}"
-            );
+            assert!(found.iter().any(|p| p.contains("refused: ")), "{name}: {found:?}");
         }
         assert!(refused("test.mock.num.brokers").is_some());
         assert!(refused("dr_msg_cb").is_some());
@@ -477,11 +355,7 @@ mod tests {
 
     #[test]
     fn tables_hold_only_names_that_librdkafka_knows() {
-        for name in PRODUCER_ONLY
-            .iter()
-            .chain(CONSUMER_ONLY)
-            .chain(SECRET_PROPERTIES)
-        {
+        for name in PRODUCER_ONLY.iter().chain(CONSUMER_ONLY).chain(SECRET_PROPERTIES) {
             let mut config = ClientConfig::new();
             config.set(*name, "");
             let error = config.create_native_config().err();
@@ -502,9 +376,7 @@ mod tests {
             ("security.protocol", "SASL_SSL"),
             ("enable.ssl.certificate.verification", "false"),
         ]);
-        settings
-            .producer_properties
-            .insert("message.timeout.ms".to_owned(), "90000".to_owned());
+        settings.producer_properties.insert("message.timeout.ms".to_owned(), "90000".to_owned());
         settings.transaction_timeout = Duration::from_secs(60);
         let found = problems(&settings);
         assert_eq!(found.len(), 8, "{found:#?}");
@@ -518,14 +390,8 @@ mod tests {
             ("ssl.ca.location", "/no/such/file"),
         ]));
         assert_eq!(found.len(), 1, "{found:#?}");
-        assert!(
-            found.concat().contains("ssl.ca.location failed"),
-            "{found:#?}"
-        );
-        assert!(
-            found.concat().starts_with("kafka.properties:"),
-            "{found:#?}"
-        );
+        assert!(found.concat().contains("ssl.ca.location failed"), "{found:#?}");
+        assert!(found.concat().starts_with("kafka.properties:"), "{found:#?}");
     }
 
     #[test]
@@ -547,10 +413,7 @@ mod tests {
             ("sasl.oauthbearer.method", "oidc"),
             ("sasl.oauthbearer.client.id", "u"),
             ("sasl.oauthbearer.client.secret", "p"),
-            (
-                "sasl.oauthbearer.token.endpoint.url",
-                "https://localhost:1/token",
-            ),
+            ("sasl.oauthbearer.token.endpoint.url", "https://localhost:1/token"),
         ];
         assert_eq!(problems(&settings(&oidc)), Vec::<String>::new());
     }

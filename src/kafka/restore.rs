@@ -112,16 +112,9 @@ pub(super) fn read_partitions(
     for partition in partitions {
         let mut latest = Latest::default();
         reader.read_to_end(topic, partition, ReadFrom::Beginning, |record| {
-            latest.take(&record)
+            latest.take(&record);
         })?;
-        latest.decode_into(
-            &mut restored,
-            Place {
-                topic,
-                partition,
-                count,
-            },
-        )?;
+        latest.decode_into(&mut restored, Place { topic, partition, count })?;
     }
     Ok(restored)
 }
@@ -141,14 +134,7 @@ pub(super) fn read_owner_now(
         true
     })?;
     let mut restored = Restored::default();
-    latest.decode_into(
-        &mut restored,
-        Place {
-            topic,
-            partition,
-            count,
-        },
-    )?;
+    latest.decode_into(&mut restored, Place { topic, partition, count })?;
     Ok(restored.owners.remove(&partition))
 }
 
@@ -205,31 +191,17 @@ impl Place<'_> {
             return Ok(());
         }
         let (topic, key) = (self.topic.to_owned(), key.to_owned());
-        Err(RestoreError::WrongPartition {
-            topic,
-            partition: self.partition,
-            right,
-            key,
-        })
+        Err(RestoreError::WrongPartition { topic, partition: self.partition, right, key })
     }
 
     fn damaged(self, key: &str, source: DecodeError) -> RestoreError {
         let (topic, key) = (self.topic.to_owned(), key.to_owned());
-        RestoreError::Decode {
-            topic,
-            partition: self.partition,
-            key,
-            source,
-        }
+        RestoreError::Decode { topic, partition: self.partition, key, source }
     }
 
     fn unknown(self, key: &str) -> RestoreError {
         let (topic, key) = (self.topic.to_owned(), key.to_owned());
-        RestoreError::UnknownKey {
-            topic,
-            partition: self.partition,
-            key,
-        }
+        RestoreError::UnknownKey { topic, partition: self.partition, key }
     }
 }
 
@@ -293,31 +265,16 @@ fn note(
     partition: i32,
     record: &RecordView<'_>,
 ) {
-    let text = |name| {
-        record
-            .header(name)
-            .and_then(|value| std::str::from_utf8(value).ok())
-    };
+    let text = |name| record.header(name).and_then(|value| std::str::from_utf8(value).ok());
     let entity = text(header::ENTITY).and_then(|name| EntityName::try_from(name.to_owned()).ok());
     let sequence = text(header::SEQ).and_then(|number| number.parse::<u64>().ok());
     // records of another program in our topic carry neither, and say nothing about us
     let (Some(entity), Some(sequence)) = (entity, sequence) else {
         return;
     };
-    if reached
-        .get(&entity)
-        .is_none_or(|known| known.sequence < sequence)
-    {
+    if reached.get(&entity).is_none_or(|known| known.sequence < sequence) {
         let (topic, offset) = (topic.to_owned(), record.offset);
-        reached.insert(
-            entity,
-            Reached {
-                sequence,
-                topic,
-                partition,
-                offset,
-            },
-        );
+        reached.insert(entity, Reached { sequence, topic, partition, offset });
     }
 }
 
@@ -336,11 +293,7 @@ mod tests {
     use crate::audit::checkpoint::owner_key;
 
     fn place(partition: i32) -> Place<'static> {
-        Place {
-            topic: "t",
-            partition,
-            count: 12,
-        }
+        Place { topic: "t", partition, count: 12 }
     }
 
     fn restored(
@@ -351,41 +304,21 @@ mod tests {
         for (offset, (key, value)) in records.iter().enumerate() {
             let offset = i64::try_from(offset).unwrap();
             let (key, value) = (Some(key.as_bytes()), value.as_deref());
-            latest.take(&RecordView {
-                offset,
-                timestamp_ms: 0,
-                key,
-                value,
-                headers: vec![],
-            });
+            latest.take(&RecordView { offset, timestamp_ms: 0, key, value, headers: vec![] });
         }
         let mut restored = Restored::default();
-        latest
-            .decode_into(&mut restored, place(partition))
-            .map(|()| restored)
+        latest.decode_into(&mut restored, place(partition)).map(|()| restored)
     }
 
     fn checkpoint(entity: &str, sequence: u64) -> Vec<u8> {
         let entity = EntityName::try_from(entity.to_owned()).unwrap();
-        Checkpoint {
-            version: 1,
-            entity,
-            sequence,
-            github_now_ms: None,
-            lanes: BTreeMap::new(),
-        }
-        .encode()
+        Checkpoint { version: 1, entity, sequence, github_now_ms: None, lanes: BTreeMap::new() }
+            .encode()
     }
 
     fn owner(run: &str) -> Vec<u8> {
-        Owner {
-            version: 1,
-            run: run.to_owned(),
-            host: "h".to_owned(),
-            pid: 1,
-            started_ms: 0,
-        }
-        .encode()
+        Owner { version: 1, run: run.to_owned(), host: "h".to_owned(), pid: 1, started_ms: 0 }
+            .encode()
     }
 
     #[test]
@@ -405,54 +338,25 @@ mod tests {
         .unwrap();
         assert_eq!(state.checkpoints[&name].sequence, 7);
         assert_eq!(state.owners[&home].run, "b");
-        let gone = restored(
-            home,
-            &[("acme", Some(checkpoint("acme", 1))), ("acme", None)],
-        )
-        .unwrap();
+        let gone =
+            restored(home, &[("acme", Some(checkpoint("acme", 1))), ("acme", None)]).unwrap();
         assert_eq!(gone, Restored::default());
     }
 
     #[test]
     fn what_cannot_be_trusted_is_refused() {
-        let home = EntityName::try_from("acme".to_owned())
-            .unwrap()
-            .partition(12);
+        let home = EntityName::try_from("acme".to_owned()).unwrap().partition(12);
         let away = (home + 1) % 12;
         let newer = br#"{"version":2,"anything":true}"#.to_vec();
         let rows = [
-            (
-                restored(away, &[("acme", Some(checkpoint("acme", 1)))]),
-                "belongs in partition",
-            ),
-            (
-                restored(home, &[("acme", Some(newer.clone()))]),
-                "start the newer ghauditd",
-            ),
-            (
-                restored(0, &[(GENESIS_KEY, Some(newer.clone()))]),
-                "start the newer ghauditd",
-            ),
-            (
-                restored(3, &[("#owner/3", Some(newer))]),
-                "start the newer ghauditd",
-            ),
-            (
-                restored(3, &[("#owner/4", Some(owner("a")))]),
-                "belongs in partition 4",
-            ),
-            (
-                restored(home, &[("acme", Some(b"{".to_vec()))]),
-                "cannot be read",
-            ),
-            (
-                restored(0, &[("#lease/1", Some(b"{}".to_vec()))]),
-                "does not know",
-            ),
-            (
-                restored(0, &[("Not An Entity", Some(b"{}".to_vec()))]),
-                "does not know",
-            ),
+            (restored(away, &[("acme", Some(checkpoint("acme", 1)))]), "belongs in partition"),
+            (restored(home, &[("acme", Some(newer.clone()))]), "start the newer ghauditd"),
+            (restored(0, &[(GENESIS_KEY, Some(newer.clone()))]), "start the newer ghauditd"),
+            (restored(3, &[("#owner/3", Some(newer))]), "start the newer ghauditd"),
+            (restored(3, &[("#owner/4", Some(owner("a")))]), "belongs in partition 4"),
+            (restored(home, &[("acme", Some(b"{".to_vec()))]), "cannot be read"),
+            (restored(0, &[("#lease/1", Some(b"{}".to_vec()))]), "does not know"),
+            (restored(0, &[("Not An Entity", Some(b"{}".to_vec()))]), "does not know"),
         ];
         for (result, words) in rows {
             let error = result.unwrap_err().to_string();

@@ -82,19 +82,9 @@ impl Scout {
             let ears = Arc::new(Ears::default());
             let context = Context::new(Arc::clone(&ears));
             let config = settings.client_config(Role::Scout);
-            let client =
-                ThreadedProducer::from_config_and_context(&config, context).map_err(|error| {
-                    ScoutError::Refused {
-                        message: error.to_string(),
-                    }
-                })?;
-            Ok(Self {
-                inner: Arc::new(Inner {
-                    client,
-                    ears,
-                    settings,
-                }),
-            })
+            let client = ThreadedProducer::from_config_and_context(&config, context)
+                .map_err(|error| ScoutError::Refused { message: error.to_string() })?;
+            Ok(Self { inner: Arc::new(Inner { client, ears, settings }) })
         })
         .await
     }
@@ -102,28 +92,22 @@ impl Scout {
     /// All topics that this user may see.
     pub async fn topics(&self) -> Result<BTreeMap<String, Seen>, ScoutError> {
         let metadata = self.ask(|client| {
-            client
-                .client()
-                .fetch_metadata(None, TRY_TIMEOUT)
-                .map(|metadata| {
-                    let topics = metadata
-                        .topics()
-                        .iter()
-                        .filter(|topic| topic.error().is_none());
-                    let seen = topics.map(|topic| {
-                        let partitions = topic.partitions();
-                        let seen = Seen {
-                            partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
-                            replication: partitions.first().map_or(0, |first| {
-                                i32::try_from(first.replicas().len()).unwrap_or(i32::MAX)
-                            }),
-                            has_leaders: !partitions.is_empty()
-                                && partitions.iter().all(|p| p.leader() >= 0),
-                        };
-                        (topic.name().to_owned(), seen)
-                    });
-                    seen.collect()
-                })
+            client.client().fetch_metadata(None, TRY_TIMEOUT).map(|metadata| {
+                let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+                let seen = topics.map(|topic| {
+                    let partitions = topic.partitions();
+                    let seen = Seen {
+                        partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
+                        replication: partitions.first().map_or(0, |first| {
+                            i32::try_from(first.replicas().len()).unwrap_or(i32::MAX)
+                        }),
+                        has_leaders: !partitions.is_empty()
+                            && partitions.iter().all(|p| p.leader() >= 0),
+                    };
+                    (topic.name().to_owned(), seen)
+                });
+                seen.collect()
+            })
         });
         metadata.await
     }
@@ -141,27 +125,15 @@ impl Scout {
 
     /// Where the partitions of a topic begin and end.
     pub async fn spans(&self, topic: &str) -> Result<Vec<Span>, ScoutError> {
-        let partitions = self
-            .topics()
-            .await?
-            .get(topic)
-            .map_or(0, |seen| seen.partitions);
+        let partitions = self.topics().await?.get(topic).map_or(0, |seen| seen.partitions);
         let topic = topic.to_owned();
         let mut spans = Vec::new();
         for partition in 0..partitions {
             let topic = topic.clone();
             let (low, high) = self
-                .ask(move |client| {
-                    client
-                        .client()
-                        .fetch_watermarks(&topic, partition, TRY_TIMEOUT)
-                })
+                .ask(move |client| client.client().fetch_watermarks(&topic, partition, TRY_TIMEOUT))
                 .await?;
-            spans.push(Span {
-                partition,
-                low,
-                high,
-            });
+            spans.push(Span { partition, low, high });
         }
         Ok(spans)
     }
@@ -175,12 +147,7 @@ impl Scout {
     ) -> Result<Option<String>, ScoutError> {
         let mut filled = Vec::new();
         for topic in topics {
-            for span in self
-                .spans(&topic)
-                .await?
-                .into_iter()
-                .filter(|span| span.high > 0)
-            {
+            for span in self.spans(&topic).await?.into_iter().filter(|span| span.high > 0) {
                 if span.low > 0 {
                     return Ok(Some(topic));
                 }
@@ -224,11 +191,7 @@ impl Inner {
                 Err(error) => error,
             };
             let refused = self.ears.heard_lasting_trouble();
-            let patience = if refused {
-                PATIENCE_WHEN_REFUSED
-            } else {
-                PATIENCE
-            };
+            let patience = if refused { PATIENCE_WHEN_REFUSED } else { PATIENCE };
             if !may_pass(&error) || started.elapsed() >= patience {
                 let brokers = self.settings.brokers.clone();
                 return Err(ScoutError::Unreachable {
@@ -266,9 +229,7 @@ pub(super) async fn blocking<T: Send + 'static, E: From<Ended> + Send + 'static>
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
     // ends by the bounds of the calls inside; a stop of the runtime does not wait for it
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(Ended.into()))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Ended.into()))
 }
 
 /// The thread of a blocking call ended without an answer: the runtime is stopping.
@@ -277,8 +238,6 @@ pub struct Ended;
 
 impl From<Ended> for ScoutError {
     fn from(Ended: Ended) -> Self {
-        Self::Refused {
-            message: "the program is stopping".to_owned(),
-        }
+        Self::Refused { message: "the program is stopping".to_owned() }
     }
 }

@@ -120,10 +120,7 @@ impl Settings {
 
     fn set_producer(&self, config: &mut ClientConfig, suffix: &str) {
         config.set("transactional.id", format!("{}-{suffix}", self.id_prefix));
-        config.set(
-            "transaction.timeout.ms",
-            self.transaction_timeout.as_millis().to_string(),
-        );
+        config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
         let delivery = DELIVERY_TIMEOUT.min(self.transaction_timeout);
         config.set("message.timeout.ms", delivery.as_millis().to_string());
         config.set("compression.type", &self.compression);

@@ -110,10 +110,8 @@ pub async fn ensure(settings: Arc<Settings>, init: bool) -> Result<Vec<TopicStat
         wait_until_shown(&scout, &settings).await?;
     }
     let reports = inspect(&scout, &settings).await?;
-    let problems: Vec<String> = reports
-        .iter()
-        .flat_map(|(report, _)| report.problems.clone())
-        .collect();
+    let problems: Vec<String> =
+        reports.iter().flat_map(|(report, _)| report.problems.clone()).collect();
     if !problems.is_empty() {
         return Err(TopicError::Unusable { problems });
     }
@@ -132,11 +130,8 @@ pub async fn ensure(settings: Arc<Settings>, init: bool) -> Result<Vec<TopicStat
 /// Looks at all topics without changing anything: for `check --connect`.
 pub async fn describe(settings: Arc<Settings>) -> Result<Vec<TopicReport>, TopicError> {
     let scout = Scout::open(&settings).await?;
-    let mut reports: Vec<TopicReport> = inspect(&scout, &settings)
-        .await?
-        .into_iter()
-        .map(|(report, _)| report)
-        .collect();
+    let mut reports: Vec<TopicReport> =
+        inspect(&scout, &settings).await?.into_iter().map(|(report, _)| report).collect();
     for topic in Topic::ALL {
         if !reports.iter().any(|report| report.topic == topic) {
             let name = settings.topic(topic).to_owned();
@@ -158,22 +153,15 @@ async fn refuse_beside_records(
     settings: &Settings,
     missing: &[Topic],
 ) -> Result<(), TopicError> {
-    let there = Topic::ALL
-        .into_iter()
-        .filter(|topic| !missing.contains(topic));
-    let there = there
-        .map(|topic| settings.topic(topic).to_owned())
-        .collect();
+    let there = Topic::ALL.into_iter().filter(|topic| !missing.contains(topic));
+    let there = there.map(|topic| settings.topic(topic).to_owned()).collect();
     let Some(holding) = scout.first_with_records(there).await? else {
         return Ok(());
     };
     if !missing.contains(&Topic::Checkpoints) && may_be_added(settings, missing).await? {
         return Ok(());
     }
-    let missing = missing
-        .iter()
-        .map(|topic| settings.topic(*topic).to_owned())
-        .collect();
+    let missing = missing.iter().map(|topic| settings.topic(*topic).to_owned()).collect();
     Err(TopicError::Missing { missing, holding })
 }
 
@@ -187,25 +175,15 @@ async fn may_be_added(settings: &Settings, missing: &[Topic]) -> Result<bool, To
         return Ok(false);
     };
     let is_listed = |topic: &Topic| genesis.topics.contains_key(settings.topic(*topic));
-    let names: Vec<&str> = Topic::ALL
-        .iter()
-        .map(|topic| settings.topic(*topic))
-        .collect();
-    let is_renamed = genesis
-        .topics
-        .keys()
-        .any(|listed| !names.contains(&listed.as_str()));
+    let names: Vec<&str> = Topic::ALL.iter().map(|topic| settings.topic(*topic)).collect();
+    let is_renamed = genesis.topics.keys().any(|listed| !names.contains(&listed.as_str()));
     Ok(!is_renamed && !missing.iter().any(is_listed))
 }
 
 fn admin(settings: &Settings) -> Result<AdminClient<Context>, TopicError> {
     let context = Context::new(Arc::new(Ears::default()));
     AdminClient::from_config_and_context(&settings.client_config(Role::Scout), context).map_err(
-        |error| {
-            TopicError::Unreachable(ScoutError::Refused {
-                message: error.to_string(),
-            })
-        },
+        |error| TopicError::Unreachable(ScoutError::Refused { message: error.to_string() }),
     )
 }
 
@@ -217,28 +195,22 @@ async fn create(
 ) -> Result<(), TopicError> {
     let replication = replication(settings, brokers);
     let isr = min_insync(replication).to_string();
-    let properties: Vec<_> = missing
-        .iter()
-        .map(|topic| (*topic, wanted(*topic, settings)))
-        .collect();
+    let properties: Vec<_> =
+        missing.iter().map(|topic| (*topic, wanted(*topic, settings))).collect();
     let new: Vec<NewTopic<'_>> = properties
         .iter()
         .map(|(topic, properties)| {
             let fixed = TopicReplication::Fixed(replication);
             let mut new = NewTopic::new(settings.topic(*topic), settings.partitions(*topic), fixed);
             new = new.set("min.insync.replicas", &isr);
-            properties
-                .iter()
-                .fold(new, |new, (key, value)| new.set(key, value))
+            properties.iter().fold(new, |new, (key, value)| new.set(key, value))
         })
         .collect();
     let options = AdminOptions::new()
         .request_timeout(Some(CALL_TIMEOUT * 2))
         .operation_timeout(Some(CALL_TIMEOUT));
-    let refused = |name: &str, message: String| TopicError::Refused {
-        name: name.to_owned(),
-        message,
-    };
+    let refused =
+        |name: &str, message: String| TopicError::Refused { name: name.to_owned(), message };
     let results = admin
         .create_topics(&new, &options)
         .await
@@ -250,10 +222,7 @@ async fn create(
             Err((name, code)) => {
                 let remedy =
                     "grant CREATE, or create it by hand with the settings of docs/formats.md";
-                return Err(refused(
-                    &name,
-                    format!("cannot be created: {code}: {remedy}"),
-                ));
+                return Err(refused(&name, format!("cannot be created: {code}: {remedy}")));
             }
         }
     }
@@ -285,10 +254,7 @@ async fn wait_until_shown(scout: &Scout, settings: &Settings) -> Result<(), Topi
                 "was created and is not shown after {} s: check that this user may DESCRIBE it, and the brokers' health",
                 CREATION_TIMEOUT.as_secs()
             );
-            return Err(TopicError::Refused {
-                name: name.to_owned(),
-                message,
-            });
+            return Err(TopicError::Refused { name: name.to_owned(), message });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -356,9 +322,7 @@ impl Observed {
     }
 
     fn message_bytes_max(&self) -> usize {
-        self.number("max.message.bytes")
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .unwrap_or(0)
+        self.number("max.message.bytes").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
     }
 }
 
@@ -371,30 +335,14 @@ async fn inspect(
     for topic in Topic::ALL {
         if let Some(seen) = found.get(settings.topic(topic)) {
             let (partitions, replication) = (seen.partitions, seen.replication);
-            observed.push((
-                topic,
-                Observed {
-                    partitions,
-                    replication,
-                    settings: BTreeMap::new(),
-                },
-            ));
+            observed.push((topic, Observed { partitions, replication, settings: BTreeMap::new() }));
         }
     }
     describe_settings(settings, &mut observed).await?;
     let reports = observed.into_iter().map(|(topic, seen)| {
         let (problems, warnings) = judge(topic, &seen, settings);
         let name = settings.topic(topic).to_owned();
-        (
-            TopicReport {
-                topic,
-                name,
-                partitions: Some(seen.partitions),
-                problems,
-                warnings,
-            },
-            seen,
-        )
+        (TopicReport { topic, name, partitions: Some(seen.partitions), problems, warnings }, seen)
     });
     Ok(reports.collect())
 }
@@ -407,9 +355,7 @@ async fn describe_settings(
         return Ok(());
     }
     let admin = admin(settings)?;
-    let names = observed
-        .iter()
-        .map(|(topic, _)| ResourceSpecifier::Topic(settings.topic(*topic)));
+    let names = observed.iter().map(|(topic, _)| ResourceSpecifier::Topic(settings.topic(*topic)));
     let names: Vec<_> = names.collect();
     let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
     let refused = |name: &str, message: String| TopicError::Refused {
@@ -422,10 +368,8 @@ async fn describe_settings(
         .map_err(|error| refused("(all)", error.to_string()))?;
     for ((topic, seen), result) in observed.iter_mut().zip(results) {
         let resource = result.map_err(|code| refused(settings.topic(*topic), code.to_string()))?;
-        let entries = resource
-            .entries
-            .into_iter()
-            .filter_map(|entry| Some((entry.name, entry.value?)));
+        let entries =
+            resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
         seen.settings = entries.collect();
     }
     Ok(())
@@ -434,17 +378,13 @@ async fn describe_settings(
 /// Problems that keep the daemon from starting, and warnings: each says what was found and the remedy.
 pub fn judge(topic: Topic, seen: &Observed, settings: &Settings) -> (Vec<String>, Vec<String>) {
     let name = settings.topic(topic);
-    let mut judged = Judged {
-        name,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut judged = Judged { name, problems: Vec::new(), warnings: Vec::new() };
     judge_policy(topic, seen, &mut judged);
     judge_size(topic, seen, &mut judged);
     judge_retention(topic, seen, settings, &mut judged);
     let wanted = settings.partitions(topic);
     if topic.is_state() && seen.partitions != wanted {
-        judged.problem(format!(
+        judged.problem(format_args!(
             "has {} partitions, kafka.state_partitions says {wanted}: the count is fixed from the first run on, correct the config",
             seen.partitions
         ));
@@ -456,7 +396,7 @@ pub fn judge(topic: Topic, seen: &Observed, settings: &Settings) -> (Vec<String>
         );
     }
     if seen.replication < 3 {
-        judged.warning(format!(
+        judged.warning(format_args!(
             "has {} replica(s): three survive the loss of a broker",
             seen.replication
         ));
@@ -471,28 +411,24 @@ struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    fn problem(&mut self, text: String) {
+    fn problem(&mut self, text: impl std::fmt::Display) {
         self.problems.push(format!("{} {text}", self.name));
     }
 
-    fn warning(&mut self, text: String) {
+    fn warning(&mut self, text: impl std::fmt::Display) {
         self.warnings.push(format!("{} {text}", self.name));
     }
 }
 
 fn judge_policy(topic: Topic, seen: &Observed, judged: &mut Judged<'_>) {
-    let wanted = if topic == Topic::Checkpoints {
-        "compact"
-    } else {
-        "delete"
-    };
+    let wanted = if topic == Topic::Checkpoints { "compact" } else { "delete" };
     let found = seen.get("cleanup.policy");
     if found != wanted {
         let why = match topic {
             Topic::Checkpoints => "deletion by time would lose checkpoints",
             _ => "compaction would lose records",
         };
-        judged.problem(format!("has cleanup.policy={found}, it must be exactly {wanted}: {why}. Set it with kafka-configs"));
+        judged.problem(format_args!("has cleanup.policy={found}, it must be exactly {wanted}: {why}. Set it with kafka-configs"));
     }
 }
 
@@ -502,11 +438,11 @@ fn judge_size(topic: Topic, seen: &Observed, judged: &mut Judged<'_>) {
         return;
     }
     if matches!(topic, Topic::Web | Topic::Git | Topic::Stream) {
-        judged.warning(format!(
+        judged.warning(format_args!(
             "has max.message.bytes={found}: larger entries go to the dead-letter topic in pieces, set {MESSAGE_BYTES_MAX}"
         ));
     } else {
-        judged.problem(format!("has max.message.bytes={found}, {MESSAGE_BYTES_MAX} are needed: set it with kafka-configs"));
+        judged.problem(format_args!("has max.message.bytes={found}, {MESSAGE_BYTES_MAX} are needed: set it with kafka-configs"));
     }
 }
 
@@ -518,28 +454,26 @@ fn judge_retention(topic: Topic, seen: &Observed, settings: &Settings, judged: &
                 i128::from(found) < i128::try_from(wanted.as_millis()).unwrap_or(0)
             })
     };
-    let by_size = seen
-        .number("retention.bytes")
-        .is_some_and(|bytes| bytes >= 0);
+    let by_size = seen.number("retention.bytes").is_some_and(|bytes| bytes >= 0);
     match topic {
         Topic::Checkpoints => {}
         Topic::SeenWeb | Topic::SeenGit => {
             let wanted = seen_retention(topic);
             if shorter_than(wanted) || by_size {
                 let wanted_ms = wanted.unwrap_or_default().as_millis();
-                judged.problem(format!(
+                judged.problem(format_args!(
                     "forgets seen ids too early, and entries would be sent twice: set retention.ms={wanted_ms} or more, and retention.bytes=-1"
                 ));
             }
         }
         Topic::Gaps | Topic::Operations | Topic::LogCheckpoints => {
             if shorter_than(None) || by_size {
-                judged.warning("does not keep its records for good: set retention.ms=-1 and retention.bytes=-1".to_owned());
+                judged.warning("does not keep its records for good: set retention.ms=-1 and retention.bytes=-1");
             }
         }
         Topic::Web | Topic::Git | Topic::Stream | Topic::DeadLetter => {
             if shorter_than(settings.data_retention) {
-                judged.warning(format!(
+                judged.warning(format_args!(
                     "has retention.ms={found}, shorter than kafka.data_retention: what the archive has not read by then is lost to it"
                 ));
             }
@@ -552,16 +486,10 @@ mod tests {
     use super::*;
 
     fn as_created(topic: Topic, settings: &Settings) -> Observed {
-        let mut properties: BTreeMap<String, String> = wanted(topic, settings)
-            .into_iter()
-            .map(|(k, v)| (k.to_owned(), v))
-            .collect();
+        let mut properties: BTreeMap<String, String> =
+            wanted(topic, settings).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         properties.insert("retention.bytes".to_owned(), "-1".to_owned());
-        Observed {
-            partitions: settings.partitions(topic),
-            replication: 3,
-            settings: properties,
-        }
+        Observed { partitions: settings.partitions(topic), replication: 3, settings: properties }
     }
 
     fn set(mut seen: Observed, key: &str, value: &str) -> Observed {
@@ -585,18 +513,11 @@ mod tests {
     fn each_fault_is_named() {
         let settings = Settings::default();
         let fresh = |topic| as_created(topic, &settings);
-        let fewer = |topic| Observed {
-            partitions: 6,
-            ..fresh(topic)
-        };
+        let fewer = |topic| Observed { partitions: 6, ..fresh(topic) };
         let problems = [
             (
                 Topic::Checkpoints,
-                set(
-                    fresh(Topic::Checkpoints),
-                    "cleanup.policy",
-                    "compact,delete",
-                ),
+                set(fresh(Topic::Checkpoints), "cleanup.policy", "compact,delete"),
                 "exactly compact",
             ),
             (
@@ -604,36 +525,16 @@ mod tests {
                 set(fresh(Topic::Checkpoints), "cleanup.policy", "delete"),
                 "exactly compact",
             ),
-            (
-                Topic::Web,
-                set(fresh(Topic::Web), "cleanup.policy", "compact"),
-                "exactly delete",
-            ),
+            (Topic::Web, set(fresh(Topic::Web), "cleanup.policy", "compact"), "exactly delete"),
             (
                 Topic::SeenWeb,
                 set(fresh(Topic::SeenWeb), "cleanup.policy", "compact"),
                 "exactly delete",
             ),
-            (
-                Topic::Checkpoints,
-                fewer(Topic::Checkpoints),
-                "kafka.state_partitions says 12",
-            ),
-            (
-                Topic::SeenGit,
-                fewer(Topic::SeenGit),
-                "kafka.state_partitions says 12",
-            ),
-            (
-                Topic::SeenWeb,
-                set(fresh(Topic::SeenWeb), "retention.ms", "604800000"),
-                "sent twice",
-            ),
-            (
-                Topic::SeenWeb,
-                set(fresh(Topic::SeenWeb), "retention.bytes", "1000"),
-                "sent twice",
-            ),
+            (Topic::Checkpoints, fewer(Topic::Checkpoints), "kafka.state_partitions says 12"),
+            (Topic::SeenGit, fewer(Topic::SeenGit), "kafka.state_partitions says 12"),
+            (Topic::SeenWeb, set(fresh(Topic::SeenWeb), "retention.ms", "604800000"), "sent twice"),
+            (Topic::SeenWeb, set(fresh(Topic::SeenWeb), "retention.bytes", "1000"), "sent twice"),
             (
                 Topic::DeadLetter,
                 set(fresh(Topic::DeadLetter), "max.message.bytes", "1048588"),
@@ -648,34 +549,19 @@ mod tests {
             );
         }
         let warnings = [
-            (
-                Topic::Web,
-                set(fresh(Topic::Web), "max.message.bytes", "1048588"),
-                "in pieces",
-            ),
+            (Topic::Web, set(fresh(Topic::Web), "max.message.bytes", "1048588"), "in pieces"),
             (
                 Topic::Web,
                 set(fresh(Topic::Web), "retention.ms", "3600000"),
                 "the archive has not read",
             ),
-            (
-                Topic::Gaps,
-                set(fresh(Topic::Gaps), "retention.ms", "3600000"),
-                "for good",
-            ),
+            (Topic::Gaps, set(fresh(Topic::Gaps), "retention.ms", "3600000"), "for good"),
             (
                 Topic::Git,
                 set(fresh(Topic::Git), "unclean.leader.election.enable", "true"),
                 "unclean",
             ),
-            (
-                Topic::Git,
-                Observed {
-                    replication: 2,
-                    ..fresh(Topic::Git)
-                },
-                "2 replica(s)",
-            ),
+            (Topic::Git, Observed { replication: 2, ..fresh(Topic::Git) }, "2 replica(s)"),
         ];
         for (topic, seen, words) in warnings {
             let (problems, warnings) = judge(topic, &seen, &settings);
@@ -690,15 +576,9 @@ mod tests {
     #[test]
     fn replication_follows_the_brokers_and_isr_follows_it() {
         let settings = Settings::default();
-        assert_eq!(
-            [1, 2, 3, 9].map(|brokers| replication(&settings, brokers)),
-            [1, 2, 3, 3]
-        );
+        assert_eq!([1, 2, 3, 9].map(|brokers| replication(&settings, brokers)), [1, 2, 3, 3]);
         assert_eq!([1, 2, 3, 5].map(min_insync), [1, 1, 2, 2]);
-        let chosen = Settings {
-            replication: Some(2),
-            ..settings
-        };
+        let chosen = Settings { replication: Some(2), ..settings };
         assert_eq!(replication(&chosen, 9), 2);
     }
 }
