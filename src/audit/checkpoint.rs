@@ -136,7 +136,10 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
     let malformed = |source| DecodeError::Malformed { what, source };
     let Version { version } = serde_json::from_slice(bytes).map_err(malformed)?;
     if version > VERSION {
-        return Err(DecodeError::Newer { what, found: version });
+        return Err(DecodeError::Newer {
+            what,
+            found: version,
+        });
     }
     serde_json::from_slice(bytes).map_err(malformed)
 }
