@@ -13,6 +13,7 @@ pub mod interval;
 pub mod lane;
 pub mod record;
 pub mod seen;
+pub mod seen_record;
 pub mod slice;
 
 pub use checkpoint::{Checkpoint, Genesis, LaneState, Owner};
@@ -22,5 +23,6 @@ pub use entity::{EntityKind, EntityName, Lane};
 pub use entry::{Entry, Text};
 pub use interval::Intervals;
 pub use record::{Batch, Record, Topic};
-pub use seen::{Bucket, Fingerprint, SeenLane, SourceKind};
+pub use seen::{Bucket, Fingerprint, SeenLane, SourceKind, Verdict};
+pub use seen_record::SeenRecord;
 pub use slice::{Slice, SliceKind};
