@@ -383,3 +383,189 @@ impl Walk {
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000;
+
+    fn rules(lane: Lane) -> LaneRules {
+        let retention_s = if lane == Lane::Git { 7 * DAY_S } else { 180 * DAY_S };
+        LaneRules { lane, retention_s: Some(retention_s), settling_s: 600 }
+    }
+
+    fn tail(lane: &LaneState) -> &Slice {
+        lane.slices.iter().find(|slice| slice.kind == SliceKind::Tail).unwrap()
+    }
+
+    fn page(
+        lane: &mut LaneState,
+        rules: &LaneRules,
+        id: u64,
+        times: &[i64],
+        new: u64,
+        more: bool,
+        now: i64,
+    ) -> Option<Expired> {
+        let slice = lane.slice(id).unwrap();
+        if slice.walk.is_none() {
+            let query = slice.next_query();
+            lane.begin_walk(id, query);
+        }
+        let shown = Shown {
+            times_s: times.iter().copied().map(Some).collect(),
+            new_entries: new,
+            cursor: more.then(|| Cursor::new("c".to_owned()).unwrap()),
+            more,
+        };
+        lane.apply_page(rules, id, &shown, now)
+    }
+
+    #[test]
+    fn a_first_run_leaves_no_second_uncovered() {
+        for lane in Lane::ALL {
+            let rules = rules(lane);
+            let state = LaneState::begin(&rules, NOW);
+            let mut at = NOW - rules.retention_s.unwrap() - RETENTION_SLACK_S;
+            for slice in state.slices.iter().filter(|slice| slice.kind == SliceKind::Backfill) {
+                assert_eq!(slice.from_s, at, "slices follow each other, sharing the edge second");
+                at = slice.to_s.unwrap();
+            }
+            assert_eq!(at, NOW - 600, "inclusive of T0");
+            assert_eq!(tail(&state).from_s, NOW - 600);
+        }
+    }
+
+    #[test]
+    fn unlimited_retention_is_one_slice_from_the_beginning() {
+        let rules = LaneRules { lane: Lane::Web, retention_s: None, settling_s: 600 };
+        let state = LaneState::begin(&rules, NOW);
+        assert_eq!(state.slices.len(), 2);
+        assert_eq!(state.slices.last().unwrap().from_s, OLDEST_S);
+    }
+
+    #[test]
+    fn a_slice_closes_only_after_a_walk_that_shows_nothing_new() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = state.slices.last().unwrap().id;
+        let from = state.slices.last().unwrap().from_s;
+        page(&mut state, &rules, id, &[from + 1, from + 5], 2, false, NOW);
+        let slice = state.slice(id).unwrap();
+        assert!(slice.confirming);
+        assert_eq!(
+            slice.start_s,
+            from + 5,
+            "in order: the confirming walk starts at the last second"
+        );
+        page(&mut state, &rules, id, &[from + 5], 0, false, NOW);
+        assert!(state.slice(id).is_none());
+        assert!(state.collected.contains(from + 100));
+    }
+
+    #[test]
+    fn newest_first_restarts_at_the_slices_own_start() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let slice = state.slices.last().unwrap();
+        let (id, from) = (slice.id, slice.from_s);
+        page(&mut state, &rules, id, &[from + 9, from + 5], 2, true, NOW);
+        state.drop_cursor(id);
+        assert_eq!(state.slice(id).unwrap().next_query().from_s, from);
+    }
+
+    #[test]
+    fn a_slice_does_not_close_before_its_upper_edge_has_settled() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = state.slices.last().unwrap().id;
+        page(&mut state, &rules, id, &[], 0, false, NOW - 1);
+        assert!(state.slice(id).is_some());
+        page(&mut state, &rules, id, &[], 0, false, NOW);
+        assert!(state.slice(id).is_none());
+    }
+
+    #[test]
+    fn the_tail_moves_to_the_newest_second_less_one_and_never_into_the_future() {
+        let rules = rules(Lane::Web);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = tail(&state).id;
+        page(&mut state, &rules, id, &[NOW - 90, NOW - 30], 2, false, NOW);
+        assert_eq!(tail(&state).start_s, NOW - 31);
+        let year_2099 = 4_070_908_800;
+        page(&mut state, &rules, id, &[NOW - 20, year_2099], 2, false, NOW);
+        assert_eq!(tail(&state).start_s, NOW - 21, "an entry dated 2099 moves nothing");
+        page(&mut state, &rules, id, &[], 0, false, NOW + 1000);
+        assert_eq!(tail(&state).start_s, NOW + 400, "nothing seen: now - settling");
+    }
+
+    #[test]
+    fn a_tail_five_days_behind_becomes_backfill_and_is_live() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = tail(&state).id;
+        page(&mut state, &rules, id, &[NOW - 30], 1, false, NOW);
+        let later = NOW + 5 * DAY_S;
+        assert!(!state.clone().split_tail(&rules, NOW + 1200 - 31));
+        assert!(state.split_tail(&rules, later));
+        assert_eq!(tail(&state).start_s, later - 600);
+        let spans: Vec<_> = state
+            .slices
+            .iter()
+            .filter(|slice| slice.backfill == Some(2))
+            .map(|slice| (slice.from_s, slice.to_s.unwrap()))
+            .collect();
+        assert_eq!(spans.first().unwrap().0, NOW - 31);
+        assert_eq!(spans.last().unwrap().1, later - 600);
+        assert!(spans.windows(2).all(|pair| pair[0].1 == pair[1].0));
+    }
+
+    #[test]
+    fn a_wholly_empty_backfill_is_unconfirmed_and_asked_again_daily() {
+        let rules = LaneRules { lane: Lane::Web, retention_s: None, settling_s: 600 };
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = state.slices.last().unwrap().id;
+        page(&mut state, &rules, id, &[], 0, false, NOW);
+        assert_eq!(state.backfills.first().unwrap().empty_at_s, Some(NOW));
+        assert!(!state.ask_again(&rules, NOW + DAY_S - 1, false));
+        assert!(state.clone().ask_again(&rules, NOW + 1, true));
+        assert!(state.ask_again(&rules, NOW + DAY_S, false));
+        assert_eq!(state.slices.len(), 2);
+    }
+
+    #[test]
+    fn what_expired_unread_is_a_gap_once_and_what_was_old_at_the_start_is_none() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let first = state.slices.iter().find(|slice| slice.kind == SliceKind::Backfill).unwrap().id;
+        assert_eq!(page(&mut state, &rules, first, &[], 0, false, NOW), None);
+        let tail_id = tail(&state).id;
+        page(&mut state, &rules, tail_id, &[NOW - 30], 1, false, NOW);
+        let later = NOW + 8 * DAY_S;
+        state.split_tail(&rules, later);
+        let slice = state.slices.iter().find(|slice| slice.backfill == Some(2)).unwrap();
+        let (id, from, to) = (slice.id, slice.from_s, slice.to_s.unwrap());
+        assert!(to < later - 7 * DAY_S, "wholly expired");
+        let gap = page(&mut state, &rules, id, &[], 0, true, later);
+        assert_eq!(gap, Some(Expired { from_s: from, to_s: to }));
+        assert_eq!(page(&mut state, &rules, id, &[], 0, true, later), None, "recorded once");
+    }
+
+    #[test]
+    fn the_lowest_edge_follows_the_walk() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        assert_eq!(state.lowest_edge_s(), Some(NOW - 7 * DAY_S + 600));
+        let ids: Vec<_> = state
+            .slices
+            .iter()
+            .filter(|slice| slice.kind == SliceKind::Backfill)
+            .map(|slice| slice.id)
+            .collect();
+        for id in ids {
+            page(&mut state, &rules, id, &[], 0, false, NOW);
+        }
+        assert_eq!(state.lowest_edge_s(), Some(NOW - 600));
+    }
+}

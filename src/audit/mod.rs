@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cursor;
 pub mod entity;
 pub mod entry;
+pub mod header;
 pub mod interval;
 pub mod lane;
 pub mod record;

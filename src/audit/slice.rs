@@ -4,7 +4,7 @@ use super::cursor::Cursor;
 use serde::{Deserialize, Serialize};
 
 /// Why a slice is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceKind {
     /// Open at its upper end: what happens now.
