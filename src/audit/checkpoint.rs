@@ -141,6 +141,9 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
             found: version,
         });
     }
+    if version != VERSION {
+        return Err(malformed(serde::de::Error::custom(format!("there is no version {version}"))));
+    }
     serde_json::from_slice(bytes).map_err(malformed)
 }
 

@@ -320,7 +320,7 @@ mod tests {
         Fingerprint::new(id.as_bytes(), body.as_bytes(), kind)
     }
 
-    /// SHA-256 of "a" begins with ca978112ca1bbdcafac231b39a23dc4d (FIPS 180-2); XXH3-64 of "b" as xxhsum gives it.
+    /// SHA-256 of "a" begins with ca978112ca1bbdcafac231b39a23dc4d (checked with sha256sum).
     #[test]
     fn golden_fingerprint() {
         let it = fingerprint("a", "b", SourceKind::GraphQl);
