@@ -112,3 +112,89 @@ go_install() {
   fi
   echo "$target/$name"
 }
+
+# --- long-running scripts: test, bench, demo -----------------------------------------------------------------------
+
+# start_group COMMAND...: runs it in the background in a process group of its own, so that end_groups can end all of it.
+groups=() groups_file=''
+start_group() {
+  set -m
+  "$@" </dev/null 9>&- &
+  set +m
+  groups+=("$!")
+  note_groups
+}
+
+# run_group COMMAND...: the same, and waits. Unlike with a foreground command, a signal to the script is handled at once.
+run_group() {
+  local status=0
+  start_group "$@"
+  wait "$!" || status=$?
+  unset 'groups[-1]'
+  note_groups
+  return "$status"
+}
+
+# note_groups: for the guard, which outlives this shell
+note_groups() { [ -z "$groups_file" ] || printf '%s\n' "${groups[@]}" >"$groups_file"; }
+
+# end_groups SIGNAL: sends it to every group that start_group began and nobody has waited for.
+end_groups() {
+  local group
+  for group in "${groups[@]}"; do kill "-$1" -- "-$group" 2>/dev/null || true; done
+}
+
+# stop_parts FOLDER: stops every server that these scripts have started in a folder directly below FOLDER.
+stop_parts() {
+  local part
+  for part in "$1"/*/; do
+    part=${part%/}
+    [ ! -e "$part/server.properties" ] || "$root/scripts/kafka" stop "$part" || true
+    [ ! -e "$part/minio.pid" ] || "$root/scripts/minio" stop "$part" || true
+    [ ! -e "$part/ceph.conf" ] || "$root/scripts/ceph_rgw" stop "$part" || true
+    [ ! -e "$part/versitygw.pid" ] || "$root/scripts/versitygw" stop "$part" || true
+  done
+}
+
+# on_end COMMAND FILE: runs it once when the script ends, for whatever reason: a guard in a process of its own sees to
+# it when the script was killed. FILE is where the groups are noted for that case.
+on_end() {
+  end_command=$1 groups_file=$2
+  trap 'ended' EXIT
+  trap 'say "interrupted, stopping everything"; exit 130' INT
+  trap 'say "terminated, stopping everything"; exit 143' TERM HUP
+  set -m
+  guard "$$" </dev/null 9>&- &
+  set +m
+  end_guard=$!
+}
+
+guard() { # guard PID
+  trap '' INT TERM HUP
+  while kill -0 "$1" 2>/dev/null; do sleep 1; done
+  mapfile -t groups <"$groups_file" || true
+  "$end_command"
+}
+
+ended() {
+  local command=${end_command:-}
+  end_command=''
+  trap '' INT TERM HUP
+  [ -n "$command" ] || return 0
+  { kill -KILL -- "-$end_guard" && wait "$end_guard"; } 2>/dev/null || true
+  "$command"
+}
+
+# sweep FOLDER: kills what still runs with FOLDER in its command line: brokers and daemons of tests that did not come
+# to their own end. FOLDER is a fresh name of this run, so that they can only be ours.
+sweep() {
+  local ids _
+  for _ in 1 2 3 4 5; do
+    # the name is no argument of grep, which would find itself
+    ids=$(grep -laFf <(printf '%s/\n' "$1") /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 || true)
+    [ -n "$ids" ] || return 0
+    # shellcheck disable=SC2086 # one id, one word
+    kill -KILL $ids 2>/dev/null || true
+    sleep 0.2
+  done
+}

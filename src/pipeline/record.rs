@@ -129,7 +129,8 @@ impl EntityContext {
     ) -> usize {
         let body = &draft.entry.body;
         let common = self.headers(arena, draft);
-        let key = draft.entry.org.as_ref().map_or_else(|| self.key.clone(), |org| org.as_bytes().clone());
+        let key =
+            draft.entry.org.as_ref().map_or_else(|| self.key.clone(), |org| org.as_bytes().clone());
         let mut push = |topic, value: Bytes, mut headers: Vec<(&'static str, Bytes)>| {
             *sequence = sequence.saturating_add(1);
             headers.push((header::SEQ, arena.text(format_args!("{sequence}"))));
@@ -149,7 +150,8 @@ impl EntityContext {
             return 1;
         }
         let digest = crate::audit::entry::derived_id(body);
-        let whole = Bytes::copy_from_slice(digest.strip_prefix("sha256:").unwrap_or(&digest).as_bytes());
+        let whole =
+            Bytes::copy_from_slice(digest.strip_prefix("sha256:").unwrap_or(&digest).as_bytes());
         let id = hex_prefix(&Sha256::digest(draft.id), 16);
         let size = self.value_bytes_max.max(1);
         let pieces = body.len().div_ceil(size);
@@ -175,7 +177,9 @@ impl EntityContext {
         let unknown = || Bytes::from_static(header::CE_TYPE_UNKNOWN.as_bytes());
         let action = entry.action.as_ref().map_or_else(unknown, |action| action.as_bytes().clone());
         headers.push((header::CE_TYPE, action));
-        if let Some(time) = entry.time_ms().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+        if let Some(time) =
+            entry.time_ms().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        {
             headers.push((header::CE_TIME, arena.text(format_args!("{time:.3}"))));
         }
         headers.push((header::ENTITY, self.key.clone()));

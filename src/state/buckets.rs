@@ -51,9 +51,7 @@ impl Buckets {
     pub fn open(settings: &Settings, instance: &str) -> Result<Self, StateError> {
         let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
         if instance.is_empty() || instance.len() > 64 || !instance.bytes().all(plain) {
-            return Err(StateError::Instance {
-                instance: instance.to_owned(),
-            });
+            return Err(StateError::Instance { instance: instance.to_owned() });
         }
         let seen = settings.dir.join("seen");
         let lock = opening::lock(&seen)?;
@@ -106,24 +104,12 @@ impl Buckets {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), StateError> {
-        let refused = |source| StateError::Changelog {
-            topic,
-            partition,
-            offset,
-            source,
-        };
+        let refused = |source| StateError::Changelog { topic, partition, offset, source };
         let record = SeenRecord::decode(key, value.unwrap_or_default()).map_err(refused)?;
         if record.lane.topic() != topic {
-            return Err(refused(SeenRecordError::Malformed(
-                "lane of the other topic",
-            )));
+            return Err(refused(SeenRecordError::Malformed("lane of the other topic")));
         }
-        self.apply(
-            &record.entity,
-            record.lane,
-            record.bucket,
-            &record.fingerprints,
-        )?;
+        self.apply(&record.entity, record.lane, record.bucket, &record.fingerprints)?;
         self.set_applied(topic, partition, offset.saturating_add(1));
         Ok(())
     }
@@ -148,17 +134,10 @@ impl Buckets {
         bucket: Bucket,
         fingerprints: &[Fingerprint],
     ) -> Result<(), StateError> {
-        let applied = self
-            .settle()
-            .and_then(|()| self.store(entity, lane, bucket, fingerprints));
+        let applied = self.settle().and_then(|()| self.store(entity, lane, bucket, fingerprints));
         if applied.is_err() {
             let (entity, fingerprints) = (entity.clone(), fingerprints.to_vec());
-            self.owed.push_back(Owed {
-                entity,
-                lane,
-                bucket,
-                fingerprints,
-            });
+            self.owed.push_back(Owed { entity, lane, bucket, fingerprints });
         }
         applied
     }
@@ -274,15 +253,9 @@ impl Buckets {
             None => self.add_shelf(entity.clone(), lane, Vec::new()),
         };
         let news = |set: &FingerprintSet| -> Vec<Fingerprint> {
-            fingerprints
-                .iter()
-                .filter(|it| !set.contains(it))
-                .copied()
-                .collect()
+            fingerprints.iter().filter(|it| !set.contains(it)).copied().collect()
         };
-        let news = self
-            .with_set(at, bucket, news)?
-            .unwrap_or_else(|| fingerprints.to_vec());
+        let news = self.with_set(at, bucket, news)?.unwrap_or_else(|| fingerprints.to_vec());
         let Some(added) = u32::try_from(news.len()).ok().filter(|added| *added > 0) else {
             return Ok(());
         };
@@ -291,11 +264,7 @@ impl Buckets {
         };
         let vouched = match shelf.slot_mut(bucket) {
             Some(slot) => slot.vouched(),
-            None => Vouched {
-                bucket,
-                count: 0,
-                sum: 0,
-            },
+            None => Vouched { bucket, count: 0, sum: 0 },
         };
         let path = shelf.path(bucket);
         let bytes: Vec<u8> = news.iter().flat_map(|it| *it.as_bytes()).collect();
@@ -321,22 +290,12 @@ impl Buckets {
         let capacity = shelf.slots.capacity();
         if let Err(place) = shelf.position(before.bucket) {
             let set = FingerprintSet::with_capacity(news.len());
-            let loaded = Box::new(Loaded {
-                set,
-                used_at: self.tick,
-            });
+            let loaded = Box::new(Loaded { set, used_at: self.tick });
             self.memory_bytes += loaded.bytes();
             let Vouched { bucket, count, sum } = before;
-            shelf.slots.insert(
-                place,
-                Slot {
-                    bucket,
-                    sum,
-                    count,
-                    dirty: true,
-                    loaded: Some(loaded),
-                },
-            );
+            shelf
+                .slots
+                .insert(place, Slot { bucket, sum, count, dirty: true, loaded: Some(loaded) });
         }
         self.memory_bytes += (shelf.slots.capacity() - capacity) * size_of::<Slot>();
         shelf.dirty = true;
@@ -345,10 +304,7 @@ impl Buckets {
         };
         slot.dirty = true;
         slot.count = slot.count.saturating_add(added);
-        slot.sum = news
-            .iter()
-            .map(disk::checksum)
-            .fold(slot.sum, u64::wrapping_add);
+        slot.sum = news.iter().map(disk::checksum).fold(slot.sum, u64::wrapping_add);
         if let Some(loaded) = &mut slot.loaded {
             let bytes = loaded.bytes();
             loaded.set.extend(news.iter().copied());
@@ -417,10 +373,7 @@ impl Buckets {
             if self.memory_bytes <= goal {
                 break;
             }
-            let slot = self
-                .shelves
-                .get_mut(shelf)
-                .and_then(|shelf| shelf.slots.get_mut(slot));
+            let slot = self.shelves.get_mut(shelf).and_then(|shelf| shelf.slots.get_mut(slot));
             if let Some(dropped) = slot.and_then(|slot| slot.loaded.take()) {
                 self.memory_bytes -= dropped.bytes();
             }
@@ -456,27 +409,17 @@ impl Buckets {
         let slots: Vec<Slot> = index.into_iter().map(slot).collect();
         self.memory_bytes += slots.capacity() * size_of::<Slot>() + size_of::<Shelf>();
         let dir = disk::lane_dir(&self.root, &entity, lane);
-        self.shelves.push(Shelf {
-            entity,
-            lane,
-            dir,
-            slots,
-            dirty: false,
-        });
+        self.shelves.push(Shelf { entity, lane, dir, slots, dirty: false });
         self.shelves.len() - 1
     }
 
     fn applied_file(&self) -> Applied {
         let mut file = Applied::default();
         for shelf in self.shelves.iter().filter(|shelf| !shelf.slots.is_empty()) {
-            file.lanes
-                .insert(format!("{}/{}", shelf.entity, shelf.lane.as_str()));
+            file.lanes.insert(format!("{}/{}", shelf.entity, shelf.lane.as_str()));
         }
         for (&(lane, partition), &next_offset) in &self.applied {
-            let offsets = file
-                .next_offsets
-                .entry(lane.as_str().to_owned())
-                .or_default();
+            let offsets = file.next_offsets.entry(lane.as_str().to_owned()).or_default();
             offsets.insert(partition, next_offset);
         }
         file

@@ -65,11 +65,7 @@ pub(super) fn lane_dir(root: &Path, entity: &EntityName, lane: SeenLane) -> Path
 
 /// The file name of a bucket.
 pub(super) fn bucket_file(bucket: Bucket) -> String {
-    if bucket == Bucket::NONE {
-        "none.seen".to_owned()
-    } else {
-        format!("{}.seen", bucket.0)
-    }
+    if bucket == Bucket::NONE { "none.seen".to_owned() } else { format!("{}.seen", bucket.0) }
 }
 
 /// Version byte; per bucket, ascending: hour 8, count 4, sum 8 bytes, big-endian; XXH3-64 of all that, 8 bytes.
@@ -93,10 +89,7 @@ pub(super) fn decode_index(bytes: &[u8]) -> Option<Vec<Vouched>> {
     }
     let (entries, rest) = body_entries.as_chunks::<INDEX_ENTRY_LEN>();
     let entries: Vec<Vouched> = entries.iter().map(decode_vouched).collect::<Option<_>>()?;
-    let ascending = entries
-        .iter()
-        .zip(entries.iter().skip(1))
-        .all(|(a, b)| a.bucket < b.bucket);
+    let ascending = entries.iter().zip(entries.iter().skip(1)).all(|(a, b)| a.bucket < b.bucket);
     (rest.is_empty() && ascending).then_some(entries)
 }
 
@@ -138,10 +131,7 @@ impl Applied {
     }
 
     fn checked(&self) -> String {
-        let bare = Self {
-            check: String::new(),
-            ..self.clone()
-        };
+        let bare = Self { check: String::new(), ..self.clone() };
         format!("{:016x}", xxh3_64(&bare.json()))
     }
 
@@ -175,11 +165,7 @@ pub(super) fn read_bucket(
         sum = sum.wrapping_add(checksum(&fingerprint));
         each(fingerprint);
     }
-    if sum == vouched.sum {
-        Ok(())
-    } else {
-        Err(ReadError::Damaged)
-    }
+    if sum == vouched.sum { Ok(()) } else { Err(ReadError::Damaged) }
 }
 
 fn missing_is_damage(error: io::Error) -> ReadError {
@@ -193,13 +179,7 @@ fn missing_is_damage(error: io::Error) -> ReadError {
 /// halfway has left is overwritten, and every fingerprint stays aligned.
 pub(super) fn write_bucket(path: &Path, vouched: Vouched, added: &[u8]) -> io::Result<()> {
     let new = vouched.count == 0;
-    let open = || {
-        OpenOptions::new()
-            .write(true)
-            .create(new)
-            .truncate(new)
-            .open(path)
-    };
+    let open = || OpenOptions::new().write(true).create(new).truncate(new).open(path);
     let file = match (open(), path.parent()) {
         (Err(error), Some(dir)) if new && error.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(dir)?;
@@ -235,11 +215,7 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 
 /// Removes a file or folder with all that is in it.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    if path.is_dir() && !path.is_symlink() {
-        fs::remove_dir_all(path)
-    } else {
-        remove_file(path)
-    }
+    if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { remove_file(path) }
 }
 
 /// Names in a folder; names that are not UTF-8 are not ours and come out mangled, hence as unknown ones.
@@ -247,4 +223,67 @@ pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
     fs::read_dir(dir)?
         .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn applied() -> Applied {
+        Applied {
+            lanes: BTreeSet::from(["acme/web".to_owned()]),
+            next_offsets: BTreeMap::from([("web".to_owned(), BTreeMap::from([(3, 30)]))]),
+            ..Applied::default()
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let entries = [
+            Vouched { bucket: Bucket::NONE, count: 1, sum: 2 },
+            Vouched { bucket: Bucket(500_000), count: 0x0102_0304, sum: u64::MAX },
+        ];
+        let index = encode_index(entries.into_iter());
+        let hex: String = index.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "018000000000000000000000010000000000000002\
+             000000000007a12001020304ffffffffffffffff6f3554b6077014a9"
+        );
+        assert_eq!(
+            String::from_utf8(applied().encode()).unwrap(),
+            r#"{"version":1,"lanes":["acme/web"],"next_offsets":{"web":{"3":30}},"check":"a410a496ddc37dfb"}"#
+        );
+    }
+
+    #[test]
+    fn applied_is_read_back_and_refused_when_changed() {
+        let bytes = applied().encode();
+        let read = Applied::decode(&bytes).unwrap();
+        assert_eq!((read.lanes, read.next_offsets), (applied().lanes, applied().next_offsets));
+        let text = String::from_utf8(bytes).unwrap();
+        for changed in [text.replace("30", "31"), text.replace("\"version\":1", "\"version\":2")] {
+            assert_ne!(changed, text);
+            assert_eq!(Applied::decode(changed.as_bytes()), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn indexes_are_read_back(entries in prop::collection::btree_map(any::<i64>(), any::<(u32, u64)>(), 0..20)) {
+            let entries: Vec<Vouched> = entries
+                .into_iter()
+                .map(|(hour, (count, sum))| Vouched { bucket: Bucket(hour), count, sum })
+                .collect();
+            let bytes = encode_index(entries.iter().copied());
+            prop_assert_eq!(decode_index(&bytes), Some(entries));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_index(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(decode_index(&bytes), None);
+            prop_assert_eq!(Applied::decode(&bytes), None);
+        }
+    }
 }

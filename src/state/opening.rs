@@ -32,9 +32,7 @@ pub(super) fn lock(seen: &Path) -> Result<File, StateError> {
         .map_err(StateError::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StateError::Busy {
-            dir: seen.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(StateError::Busy { dir: seen.to_owned() }),
         Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path)(error)),
     }
 }
@@ -101,9 +99,7 @@ fn damaged(path: &Path) -> String {
 
 fn parse_lane(name: &str) -> Option<(EntityName, SeenLane)> {
     let (entity, lane) = name.split_once('/')?;
-    let lane = SeenLane::ALL
-        .into_iter()
-        .find(|known| known.as_str() == lane)?;
+    let lane = SeenLane::ALL.into_iter().find(|known| known.as_str() == lane)?;
     Some((EntityName::try_from(entity.to_owned()).ok()?, lane))
 }
 
@@ -129,8 +125,7 @@ fn cut(path: &Path, bytes: u64) -> Result<(), String> {
     }
     if found > bytes {
         let file = OpenOptions::new().write(true).open(path);
-        file.and_then(|file| file.set_len(bytes))
-            .map_err(|_| damaged(path))?;
+        file.and_then(|file| file.set_len(bytes)).map_err(|_| damaged(path))?;
     }
     Ok(())
 }
@@ -170,11 +165,7 @@ fn check_contents(
     let mut files: Vec<(PathBuf, Vouched)> = Vec::new();
     for (entity, lane, index) in lanes {
         let dir = disk::lane_dir(root, entity, *lane);
-        files.extend(
-            index
-                .iter()
-                .map(|it| (dir.join(disk::bucket_file(it.bucket)), *it)),
-        );
+        files.extend(index.iter().map(|it| (dir.join(disk::bucket_file(it.bucket)), *it)));
     }
     // "none" is always looked up: first, then from the newest hour backwards
     files.sort_by_key(|(_, it)| (it.bucket != Bucket::NONE, std::cmp::Reverse(it.bucket)));

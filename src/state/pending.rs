@@ -17,20 +17,14 @@ impl Pending {
     pub fn insert(&mut self, lane: SeenLane, bucket: Bucket, fingerprint: Fingerprint) {
         let (hash, added) = (fingerprint.id_hash(), (lane, bucket, fingerprint));
         if self.table.find(hash, |known| *known == added).is_none() {
-            self.table
-                .insert_unique(hash, added, |(_, _, known)| known.id_hash());
-            self.groups
-                .entry((lane, bucket))
-                .or_default()
-                .push(fingerprint);
+            self.table.insert_unique(hash, added, |(_, _, known)| known.id_hash());
+            self.groups.entry((lane, bucket)).or_default().push(fingerprint);
         }
     }
 
     /// What was added, by bucket: one changelog record each.
     pub fn iter(&self) -> impl Iterator<Item = (SeenLane, Bucket, &[Fingerprint])> {
-        self.groups
-            .iter()
-            .map(|(&(lane, bucket), added)| (lane, bucket, added.as_slice()))
+        self.groups.iter().map(|(&(lane, bucket), added)| (lane, bucket, added.as_slice()))
     }
 
     /// Whether nothing was added.

@@ -12,23 +12,16 @@ pub(super) struct FingerprintSet {
 impl FingerprintSet {
     /// An empty set with room for `capacity` fingerprints.
     pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self {
-            table: HashTable::with_capacity(capacity),
-        }
+        Self { table: HashTable::with_capacity(capacity) }
     }
 
     /// Adds a fingerprint; whether it was not there before.
     pub(super) fn insert(&mut self, fingerprint: Fingerprint) -> bool {
         let hash = fingerprint.id_hash();
-        if self
-            .table
-            .find(hash, |known| *known == fingerprint)
-            .is_some()
-        {
+        if self.table.find(hash, |known| *known == fingerprint).is_some() {
             return false;
         }
-        self.table
-            .insert_unique(hash, fingerprint, Fingerprint::id_hash);
+        self.table.insert_unique(hash, fingerprint, Fingerprint::id_hash);
         true
     }
 
@@ -41,9 +34,7 @@ impl FingerprintSet {
 
     /// Whether exactly this fingerprint is there.
     pub(super) fn contains(&self, fingerprint: &Fingerprint) -> bool {
-        self.table
-            .find(fingerprint.id_hash(), |known| known == fingerprint)
-            .is_some()
+        self.table.find(fingerprint.id_hash(), |known| known == fingerprint).is_some()
     }
 
     /// What `new` is beside all of the set.

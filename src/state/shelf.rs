@@ -31,11 +31,7 @@ impl Loaded {
 
 impl Slot {
     pub(super) fn vouched(&self) -> Vouched {
-        Vouched {
-            bucket: self.bucket,
-            count: self.count,
-            sum: self.sum,
-        }
+        Vouched { bucket: self.bucket, count: self.count, sum: self.sum }
     }
 }
 
