@@ -188,11 +188,11 @@ fn proxy(table: &mut Table<'_>) -> Option<Url> {
             "use a proxy that knows this host by its address",
         ),
         Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host().is_none() => {
-            table.fault("proxy", "is not the URL of an HTTP proxy", "write \"http://HOST:PORT\"")
+            table.fault("proxy", "is not the URL of an HTTP proxy", "write \"http://HOST:PORT\"");
         }
         Ok(url) => return Some(url),
         Err(error) => {
-            table.fault("proxy", format!("is not a URL ({error})"), "write \"http://HOST:PORT\"")
+            table.fault("proxy", format!("is not a URL ({error})"), "write \"http://HOST:PORT\"");
         }
     }
     None
