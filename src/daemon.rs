@@ -8,9 +8,9 @@ use crate::archive::{self, StoreSettings};
 use crate::audit::lane::LaneRules;
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
+use crate::github::EntitySettings;
 use crate::github::auth::TokenReader;
 use crate::github::client::{Client, ClientError};
-use crate::github::EntitySettings;
 use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError};
 use crate::kafka::producer::Producer;
@@ -69,7 +69,9 @@ pub enum DaemonError {
     #[error("{0}")]
     Unexpected(String),
     /// The stop took longer than the grace period.
-    #[error("not stopped within the grace period: {0}; nothing is half committed, the next start goes on")]
+    #[error(
+        "not stopped within the grace period: {0}; nothing is half committed, the next start goes on"
+    )]
     Grace(String),
 }
 
@@ -157,7 +159,8 @@ fn clients(
     shared: &Shared,
 ) -> Result<Vec<(EntitySettings, Arc<Client>)>, DaemonError> {
     let make = |entity: &EntitySettings| {
-        let unknown = || DaemonError::Setup(format!("server {:?} is not configured", entity.server));
+        let unknown =
+            || DaemonError::Setup(format!("server {:?} is not configured", entity.server));
         let server = config.servers.get(&entity.server).ok_or_else(unknown)?;
         let token = TokenReader::new(entity.token.clone());
         let client = Client::new(server, entity, token, Arc::clone(&shared.metrics));
@@ -186,7 +189,8 @@ async fn start(
     let mut told = String::new();
     let acquired = loop {
         let (kafka, metrics) = (Arc::clone(&shared.kafka), Arc::clone(&shared.metrics));
-        match Ownership::acquire(kafka, partitions.clone(), &entities, options.init, metrics).await {
+        match Ownership::acquire(kafka, partitions.clone(), &entities, options.init, metrics).await
+        {
             Ok(acquired) => break acquired,
             Err(error) if error.is_retriable() => {
                 let message = error.to_string();
@@ -291,7 +295,8 @@ async fn keep_durable(
         }
         let (buckets, clocks) = (Arc::clone(&buckets), Arc::clone(&clocks));
         let retentions = retentions.clone();
-        let flushed = tokio::task::spawn_blocking(move || seen::keep(&buckets, &retentions, &clocks)).await;
+        let flushed =
+            tokio::task::spawn_blocking(move || seen::keep(&buckets, &retentions, &clocks)).await;
         match flushed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("seen ids cannot be made durable, trying again: {error}"),
