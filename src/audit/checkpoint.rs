@@ -136,7 +136,13 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
     let malformed = |source| DecodeError::Malformed { what, source };
     let Version { version } = serde_json::from_slice(bytes).map_err(malformed)?;
     if version > VERSION {
-        return Err(DecodeError::Newer { what, found: version });
+        return Err(DecodeError::Newer {
+            what,
+            found: version,
+        });
+    }
+    if version != VERSION {
+        return Err(malformed(serde::de::Error::custom(format!("there is no version {version}"))));
     }
     serde_json::from_slice(bytes).map_err(malformed)
 }

@@ -179,7 +179,7 @@ impl ClientContext for Context {
         match level {
             _ if fac == "CONFWARN" => {}
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info => {
-                tracing::trace!(fac, "librdkafka: {message}")
+                tracing::trace!(fac, "librdkafka: {message}");
             }
             _ => tracing::debug!(fac, "librdkafka: {message}"),
         }
@@ -188,9 +188,10 @@ impl ClientContext for Context {
     fn stats_raw(&self, _statistics: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code().and_then(Trouble::of) {
-            Some(trouble) => self.ears.hear(trouble, reason),
-            None => tracing::debug!(%error, "librdkafka: {reason}"),
+        if let Some(trouble) = error.rdkafka_error_code().and_then(Trouble::of) {
+            self.ears.hear(trouble, reason);
+        } else {
+            tracing::debug!(%error, "librdkafka: {reason}");
         }
     }
 }

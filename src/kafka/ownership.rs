@@ -184,7 +184,7 @@ impl Ownership {
         let mut warnings: Vec<String> =
             topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
         warnings.extend(orphans(&known.checkpoints, entities));
-        let checkpoints = ownership.restore(&partitions, init, &mut warnings).await?;
+        let checkpoints = ownership.restore(&producers, init, &mut warnings).await?;
         Ok(Acquired { ownership, producers, genesis, checkpoints, topics, warnings })
     }
 
@@ -289,51 +289,46 @@ impl Ownership {
         producer: &Producer,
         genesis: Option<&Genesis>,
     ) -> Result<(), StartError> {
-        let partition = producer.partition();
-        let record = |key: &str, value: Vec<u8>| Record {
-            topic: Topic::Checkpoints,
-            partition: Some(partition),
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            value: Some(Bytes::from(value)),
-            headers: vec![],
-        };
-        let mut records: Vec<Record> =
-            genesis.iter().map(|genesis| record(GENESIS_KEY, genesis.encode())).collect();
-        records.push(record(&owner_key(partition), self.me.encode()));
-        let committed = producer.commit(Batch { records }).await;
-        committed.map(drop).map_err(|source| StartError::Claim { partition, source })
+        let key = owner_key(producer.partition());
+        let genesis = genesis.map(|genesis| state_record(producer, GENESIS_KEY, genesis.encode()));
+        let owner = state_record(producer, &key, self.me.encode());
+        write(producer, genesis.into_iter().chain([owner]).collect()).await
     }
 
     /// Step 5.
     async fn restore(
         &self,
-        partitions: &BTreeSet<i32>,
+        producers: &BTreeMap<i32, Producer>,
         init: bool,
         warnings: &mut Vec<String>,
     ) -> Result<BTreeMap<EntityName, Checkpoint>, StartError> {
-        let mut checkpoints = self.read(partitions.clone()).await?.checkpoints;
+        let partitions: Vec<i32> = producers.keys().copied().collect();
+        let mut checkpoints = self.read(partitions).await?.checkpoints;
         let settings = Arc::clone(&self.settings);
         let reached = blocking::<_, RestoreError>(move || {
             read_reached(&TopicReader::new(&settings)?, &settings)
-        })
-        .await?;
+        });
         let count = self.settings.partitions(Topic::Checkpoints);
-        for (entity, reached) in reached {
-            let checkpoint = checkpoints.get(&entity).map_or(0, |checkpoint| checkpoint.sequence);
+        for (entity, reached) in reached.await? {
+            let checkpoint = checkpoints.get(&entity).map_or(0, |known| known.sequence);
             // other partitions are other instances' business
-            if !partitions.contains(&entity.partition(count)) || reached.sequence <= checkpoint {
+            let Some(producer) = producers.get(&entity.partition(count)) else { continue };
+            if reached.sequence <= checkpoint {
                 continue;
             }
             if !init {
                 return Err(StartError::DataAhead { entity, checkpoint, reached });
             }
             warnings.push(format!(
-                "entity {entity}: checkpoint was at sequence {checkpoint}, {} is at {}: going on after it because of --init",
+                "entity {entity}: its checkpoint was at sequence {checkpoint}, {} is at {}: going on after that, because of --init",
                 reached.topic, reached.sequence
             ));
             let begun =
                 checkpoints.entry(entity.clone()).or_insert_with(|| empty_checkpoint(entity));
             begun.sequence = reached.sequence;
+            // written now: the next start comes without --init
+            let record = state_record(producer, begun.entity.as_str(), begun.encode());
+            write(producer, vec![record]).await?;
         }
         Ok(checkpoints)
     }
@@ -349,6 +344,22 @@ impl Ownership {
         })
         .await
     }
+}
+
+fn state_record(producer: &Producer, key: &str, value: Vec<u8>) -> Record {
+    Record {
+        topic: Topic::Checkpoints,
+        partition: Some(producer.partition()),
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::from(value)),
+        headers: vec![],
+    }
+}
+
+async fn write(producer: &Producer, records: Vec<Record>) -> Result<(), StartError> {
+    let partition = producer.partition();
+    let committed = producer.commit(Batch { records }).await;
+    committed.map(drop).map_err(|source| StartError::Claim { partition, source })
 }
 
 /// Shows that every topic could be written, by a transaction that is aborted. Fences no daemon.

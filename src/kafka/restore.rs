@@ -111,7 +111,9 @@ pub(super) fn read_partitions(
     let mut restored = Restored::default();
     for partition in partitions {
         let mut latest = Latest::default();
-        reader.read_to_end(topic, partition, ReadFrom::Beginning, |record| latest.take(&record))?;
+        reader.read_to_end(topic, partition, ReadFrom::Beginning, |record| {
+            latest.take(&record);
+        })?;
         latest.decode_into(&mut restored, Place { topic, partition, count })?;
     }
     Ok(restored)
