@@ -4,6 +4,8 @@ use super::{Exit, Global};
 use crate::config::{Config, Fault, Faults, Loaded};
 use crate::daemon::{self, DaemonError, RunOptions};
 use crate::github::TokenSource;
+use crate::kafka::ownership::StartError;
+use crate::pipeline::collector::CollectorError;
 use anyhow::Context as _;
 use clap::Args;
 use tracing::{error, info, warn};
@@ -92,9 +94,15 @@ fn only_under_systemd(config: &Config) -> Vec<Fault> {
 
 fn exit_of(error: &DaemonError) -> Exit {
     match error {
-        DaemonError::Fenced(_) => Exit::Fenced,
-        DaemonError::Refused(_) => Exit::Refused,
-        DaemonError::ArchiveStopped(_) => Exit::Archive,
-        DaemonError::Unexpected(_) => Exit::Unexpected,
+        DaemonError::Start(StartError::OwnedByOther { .. })
+        | DaemonError::Collector(CollectorError::OwnedByOther(_)) => Exit::Fenced,
+        DaemonError::Start(_)
+        | DaemonError::State(_)
+        | DaemonError::CatchUp(_)
+        | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
+        DaemonError::Setup(_)
+        | DaemonError::Admin(_)
+        | DaemonError::Grace(_)
+        | DaemonError::Unexpected(_) => Exit::Unexpected,
     }
 }
