@@ -109,9 +109,7 @@ pub fn owner_key(partition: i32) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer program.
-    #[error(
-        "{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it"
-    )]
+    #[error("{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it")]
     Newer {
         /// What was read.
         what: &'static str,
@@ -136,10 +134,7 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
     let malformed = |source| DecodeError::Malformed { what, source };
     let Version { version } = serde_json::from_slice(bytes).map_err(malformed)?;
     if version > VERSION {
-        return Err(DecodeError::Newer {
-            what,
-            found: version,
-        });
+        return Err(DecodeError::Newer { what, found: version });
     }
     serde_json::from_slice(bytes).map_err(malformed)
 }

@@ -38,10 +38,7 @@ impl Intervals {
 
     /// The first second at or after `from_s` that lies in no span.
     pub fn first_missing(&self, from_s: i64) -> i64 {
-        self.0
-            .iter()
-            .find(|&&(a, b)| a <= from_s && from_s < b)
-            .map_or(from_s, |&(_, b)| b)
+        self.0.iter().find(|&&(a, b)| a <= from_s && from_s < b).map_or(from_s, |&(_, b)| b)
     }
 }
 
@@ -55,15 +52,8 @@ impl TryFrom<Vec<(i64, i64)>> for Intervals {
 
     fn try_from(spans: Vec<(i64, i64)>) -> Result<Self, IntervalsError> {
         let filled = spans.iter().all(|&(a, b)| a < b);
-        let apart = spans
-            .iter()
-            .zip(spans.iter().skip(1))
-            .all(|(&(_, b), &(a, _))| b < a);
-        if filled && apart {
-            Ok(Self(spans))
-        } else {
-            Err(IntervalsError)
-        }
+        let apart = spans.iter().zip(spans.iter().skip(1)).all(|(&(_, b), &(a, _))| b < a);
+        if filled && apart { Ok(Self(spans)) } else { Err(IntervalsError) }
     }
 }
 

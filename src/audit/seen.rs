@@ -77,12 +77,7 @@ impl Fingerprint {
         let mut bytes = [0; Self::LEN];
         let digest = Sha256::digest(id);
         let hash = xxhash_rust::xxh3::xxh3_64(body).to_be_bytes();
-        let all = digest
-            .iter()
-            .take(16)
-            .chain(hash.iter())
-            .copied()
-            .chain([kind.as_byte()]);
+        let all = digest.iter().take(16).chain(hash.iter()).copied().chain([kind.as_byte()]);
         bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
         Self(bytes)
     }
