@@ -226,4 +226,9 @@ pub trait Source: Send + Sync + 'static {
         request: PageRequest,
         page: Option<u64>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
+
+    /// Grows each time the credentials change: what was empty is then asked again.
+    fn credential_generation(&self) -> u64 {
+        0
+    }
 }

@@ -17,21 +17,13 @@ pub(super) struct Context {
 impl Context {
     /// The last connection error, for a message: `: reason`, or nothing.
     pub(super) fn because(&self) -> String {
-        let last = self
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        last.as_ref()
-            .map_or_else(String::new, |reason| format!(": {reason}"))
+        let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
     }
 
     /// Forgets the last error: something went well since.
     pub(super) fn clear(&self) -> bool {
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .is_some()
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 }
 
@@ -46,10 +38,7 @@ impl ClientContext for Context {
             Some(code) if !reason.is_empty() => format!("{reason} ({code:?})"),
             _ => error.to_string(),
         };
-        *self
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(text);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }
 }
 
@@ -103,11 +92,7 @@ fn base_config(settings: &Settings) -> ClientConfig {
         .set("client.id", format!("{}-reader", settings.id_prefix))
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.timeout.ms", "10000");
-    for (name, value) in settings
-        .properties
-        .iter()
-        .chain(&settings.consumer_properties)
-    {
+    for (name, value) in settings.properties.iter().chain(&settings.consumer_properties) {
         config.set(name, value);
     }
     config

@@ -35,10 +35,7 @@ pub struct RecordView<'a> {
 impl<'a> RecordView<'a> {
     /// The value of the first header of that name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers
-            .iter()
-            .find(|(key, _)| *key == name)
-            .and_then(|(_, value)| *value)
+        self.headers.iter().find(|(key, _)| *key == name).and_then(|(_, value)| *value)
     }
 
     pub(super) fn of(message: &'a BorrowedMessage<'_>) -> Self {
@@ -48,10 +45,7 @@ impl<'a> RecordView<'a> {
             key: message.key(),
             value: message.payload(),
             headers: message.headers().map_or_else(Vec::new, |headers| {
-                headers
-                    .iter()
-                    .map(|header| (header.key, header.value))
-                    .collect()
+                headers.iter().map(|header| (header.key, header.value)).collect()
             }),
         }
     }
@@ -195,9 +189,8 @@ impl TopicReader {
             ("fetch.wait.max.ms", "100".to_owned()),
         ];
         let make = |isolation| {
-            consumer(settings, isolation, &group, &limits).map_err(|error| ReadError::Client {
-                message: error.to_string(),
-            })
+            consumer(settings, isolation, &group, &limits)
+                .map_err(|error| ReadError::Client { message: error.to_string() })
         };
         Ok(Self {
             committed: make(Isolation::Committed)?,
@@ -216,9 +209,7 @@ impl TopicReader {
             Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
                 Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX))
             }
-            _ => Err(ReadError::NoTopic {
-                topic: topic.to_owned(),
-            }),
+            _ => Err(ReadError::NoTopic { topic: topic.to_owned() }),
         }
     }
 
@@ -240,10 +231,7 @@ impl TopicReader {
     ) -> Result<i64, ReadError> {
         let partitions = self.partition_count(topic)?;
         if partition >= partitions {
-            return Err(ReadError::NoPartition {
-                topic: topic.to_owned(),
-                partition,
-            });
+            return Err(ReadError::NoPartition { topic: topic.to_owned(), partition });
         }
         let (low, high) = self.fetch_watermarks(&self.uncommitted, topic, partition)?;
         let start = match from {
@@ -315,9 +303,8 @@ impl TopicReader {
             return Ok(());
         }
         self.assign(topic, partition, from)?;
-        let outcome = self.drain(topic, partition, from, |record| {
-            record.offset < to && on_record(record)
-        });
+        let outcome =
+            self.drain(topic, partition, from, |record| record.offset < to && on_record(record));
         self.unassign();
         outcome
     }
@@ -370,29 +357,18 @@ impl TopicReader {
                 Err(out_of_range(topic, partition, from, low, high))
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                Err(ReadError::NoTopic {
-                    topic: topic.to_owned(),
-                })
+                Err(ReadError::NoTopic { topic: topic.to_owned() })
             }
-            Some(RDKafkaErrorCode::UnknownPartition) => Err(ReadError::NoPartition {
-                topic: topic.to_owned(),
-                partition,
-            }),
+            Some(RDKafkaErrorCode::UnknownPartition) => {
+                Err(ReadError::NoPartition { topic: topic.to_owned(), partition })
+            }
             Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::GroupAuthorizationFailed
                 | RDKafkaErrorCode::BadMessage,
-            ) => Err(ReadError::Refused {
-                topic: topic.to_owned(),
-                partition,
-                message,
-            }),
+            ) => Err(ReadError::Refused { topic: topic.to_owned(), partition, message }),
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
-                Err(ReadError::Refused {
-                    topic: topic.to_owned(),
-                    partition,
-                    message,
-                })
+                Err(ReadError::Refused { topic: topic.to_owned(), partition, message })
             }
             _ => {
                 tracing::debug!(topic, partition, "while reading: {message}");
@@ -458,20 +434,13 @@ impl TopicReader {
     #[expect(clippy::unused_self, reason = "reads better beside its siblings")]
     fn unreachable(&self, client: &Consumer, what: String, waited: Duration) -> ReadError {
         let because = client.context().because();
-        ReadError::Unreachable {
-            what,
-            seconds: waited.as_secs(),
-            because,
-        }
+        ReadError::Unreachable { what, seconds: waited.as_secs(), because }
     }
 
     fn assign(&self, topic: &str, partition: i32, offset: i64) -> Result<(), ReadError> {
-        let failed = |error: KafkaError| ReadError::Client {
-            message: error.to_string(),
-        };
+        let failed = |error: KafkaError| ReadError::Client { message: error.to_string() };
         let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(topic, partition, Offset::Offset(offset))
-            .map_err(failed)?;
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
         self.committed.assign(&list).map_err(failed)
     }
 
@@ -487,11 +456,5 @@ impl TopicReader {
 }
 
 fn out_of_range(topic: &str, partition: i32, offset: i64, low: i64, high: i64) -> ReadError {
-    ReadError::OutOfRange {
-        topic: topic.to_owned(),
-        partition,
-        offset,
-        low,
-        high,
-    }
+    ReadError::OutOfRange { topic: topic.to_owned(), partition, offset, low, high }
 }
