@@ -38,9 +38,7 @@ impl DirStore {
             warned_immutable: AtomicBool::new(false),
             warned_attributes: AtomicBool::new(false),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Runs file work where it may block.
@@ -76,8 +74,7 @@ impl Store for DirStore {
         lock: Lock,
     ) -> Result<PutOutcome, StoreError> {
         let key = key.to_owned();
-        self.blocking(move |inner| inner.put(&key, &bytes, lock))
-            .await
+        self.blocking(move |inner| inner.put(&key, &bytes, lock)).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<Stored>, StoreError> {
@@ -130,15 +127,11 @@ impl Inner {
     }
 
     fn head(&self, key: &str) -> Result<Option<Stored>, StoreError> {
-        file::Place::find(&self.root, key)?
-            .map(|at| stored(&at))
-            .transpose()
+        file::Place::find(&self.root, key)?.map(|at| stored(&at)).transpose()
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        file::Place::find(&self.root, key)?
-            .map(|at| at.read().map(Bytes::from))
-            .transpose()
+        file::Place::find(&self.root, key)?.map(|at| at.read().map(Bytes::from)).transpose()
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -152,9 +145,7 @@ impl Inner {
             });
         };
         let now = stored(&at)?;
-        let long_enough = now
-            .lock
-            .is_some_and(|held| held.retain_until_s >= lock.retain_until_s);
+        let long_enough = now.lock.is_some_and(|held| held.retain_until_s >= lock.retain_until_s);
         if lock.mode == LockMode::None || long_enough {
             return Ok(now);
         }
@@ -224,16 +215,9 @@ impl Inner {
         let at = file::Place::make(&self.root, name)?;
         let mut properties = Vec::new();
         let mut say = |name, verdict, detail: &str| {
-            properties.push(Property {
-                name,
-                verdict,
-                detail: detail.to_owned(),
-            });
+            properties.push(Property { name, verdict, detail: detail.to_owned() });
         };
-        let lock = Lock {
-            mode: LockMode::Governance,
-            retain_until_s: 4_102_444_800,
-        };
+        let lock = Lock { mode: LockMode::Governance, retain_until_s: 4_102_444_800 };
         at.create(b"ghauditd probe\n", |fd| match file::write_lock(fd, lock) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(error) => Err(at.error("keep the retention of", error)),
@@ -271,11 +255,7 @@ impl Inner {
                 Ok(()) => {
                     let removed = at.unlink().is_ok();
                     file::set_immutable(&fd, false).map_err(|error| at.error("unseal", error))?;
-                    let verdict = if removed {
-                        Verdict::Absent
-                    } else {
-                        Verdict::Held
-                    };
+                    let verdict = if removed { Verdict::Absent } else { Verdict::Held };
                     say("immutable flag", verdict, "advisory: root can take it away");
                 }
                 Err(error) => say(
@@ -314,10 +294,7 @@ fn stored(at: &file::Place) -> Result<Stored, StoreError> {
 mod tests {
     use super::*;
 
-    const LOCK: Lock = Lock {
-        mode: LockMode::Governance,
-        retain_until_s: 1_800_000_000,
-    };
+    const LOCK: Lock = Lock { mode: LockMode::Governance, retain_until_s: 1_800_000_000 };
 
     fn store() -> (tempfile::TempDir, DirStore) {
         let dir = tempfile::tempdir().unwrap();
@@ -331,18 +308,10 @@ mod tests {
         let key = "segments/t/00001/00000000000000000000.jsonl.zst";
         assert_eq!(store.head(key).await.unwrap(), None);
         assert_eq!(store.get(key).await.unwrap(), None);
-        let first = store
-            .put_if_absent(key, Bytes::from_static(b"one"), LOCK)
-            .await
-            .unwrap();
-        let PutOutcome::Written(stored) = first else {
-            panic!("{first:?}")
-        };
+        let first = store.put_if_absent(key, Bytes::from_static(b"one"), LOCK).await.unwrap();
+        let PutOutcome::Written(stored) = first else { panic!("{first:?}") };
         assert_eq!((stored.size_bytes, stored.lock), (3, Some(LOCK)));
-        let second = store
-            .put_if_absent(key, Bytes::from_static(b"two"), LOCK)
-            .await
-            .unwrap();
+        let second = store.put_if_absent(key, Bytes::from_static(b"two"), LOCK).await.unwrap();
         assert_eq!(second, PutOutcome::Exists);
         assert_eq!(store.get(key).await.unwrap().unwrap(), &b"one"[..]);
         assert_eq!(store.head(key).await.unwrap(), Some(stored));
@@ -354,10 +323,7 @@ mod tests {
         for key in ["a/2", "a/10", "a/1", "ab/1", "b/1", "a/sub/1"] {
             store.put_if_absent(key, Bytes::new(), LOCK).await.unwrap();
         }
-        assert_eq!(
-            store.list("a/").await.unwrap(),
-            ["a/1", "a/10", "a/2", "a/sub/1"]
-        );
+        assert_eq!(store.list("a/").await.unwrap(), ["a/1", "a/10", "a/2", "a/sub/1"]);
         assert_eq!(store.list("a/1").await.unwrap(), ["a/1", "a/10"]);
         assert_eq!(store.list("").await.unwrap().len(), 6);
         assert_eq!(store.last_key("a/").await.unwrap().unwrap(), "a/sub/1");
@@ -368,37 +334,19 @@ mod tests {
     async fn files_are_read_only() {
         use std::os::unix::fs::PermissionsExt as _;
         let (dir, store) = store();
-        store
-            .put_if_absent("a/1", Bytes::from_static(b"x"), LOCK)
-            .await
-            .unwrap();
-        let mode = std::fs::metadata(dir.path().join("archive/a/1"))
-            .unwrap()
-            .permissions()
-            .mode();
+        store.put_if_absent("a/1", Bytes::from_static(b"x"), LOCK).await.unwrap();
+        let mode = std::fs::metadata(dir.path().join("archive/a/1")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o444);
     }
 
     #[tokio::test]
     async fn a_lock_grows_and_never_shrinks() {
         let (_dir, store) = store();
-        store
-            .put_if_absent("a/1", Bytes::from_static(b"x"), LOCK)
-            .await
-            .unwrap();
-        let longer = Lock {
-            retain_until_s: LOCK.retain_until_s + 5,
-            ..LOCK
-        };
-        assert_eq!(
-            store.extend("a/1", longer).await.unwrap().lock,
-            Some(longer)
-        );
+        store.put_if_absent("a/1", Bytes::from_static(b"x"), LOCK).await.unwrap();
+        let longer = Lock { retain_until_s: LOCK.retain_until_s + 5, ..LOCK };
+        assert_eq!(store.extend("a/1", longer).await.unwrap().lock, Some(longer));
         assert_eq!(store.extend("a/1", LOCK).await.unwrap().lock, Some(longer));
-        assert!(matches!(
-            store.extend("a/2", LOCK).await,
-            Err(StoreError::Refused { .. })
-        ));
+        assert!(matches!(store.extend("a/2", LOCK).await, Err(StoreError::Refused { .. })));
     }
 
     #[tokio::test]
@@ -409,16 +357,10 @@ mod tests {
             assert!(matches!(outcome, Err(StoreError::Refused { .. })), "{key}");
             assert!(store.get(key).await.is_err(), "{key}");
         }
-        store
-            .put_if_absent("a/1", Bytes::new(), LOCK)
-            .await
-            .unwrap();
+        store.put_if_absent("a/1", Bytes::new(), LOCK).await.unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("archive/link")).unwrap();
         let outcome = store.put_if_absent("link/out", Bytes::new(), LOCK).await;
-        assert!(
-            matches!(outcome, Err(StoreError::Refused { .. })),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(StoreError::Refused { .. })), "{outcome:?}");
         assert!(!dir.path().join("out").exists());
     }
 
@@ -435,10 +377,7 @@ mod tests {
             }
         });
         let outcomes = futures_util::future::join_all(puts).await;
-        let winners = outcomes
-            .iter()
-            .filter(|o| matches!(o, PutOutcome::Written(_)))
-            .count();
+        let winners = outcomes.iter().filter(|o| matches!(o, PutOutcome::Written(_))).count();
         assert_eq!(winners, 1);
     }
 
@@ -446,11 +385,7 @@ mod tests {
     async fn the_probe_leaves_nothing_behind() {
         let (dir, store) = store();
         let properties = store.probe("probe/x".to_owned()).await.unwrap();
-        assert!(
-            properties
-                .iter()
-                .any(|p| p.name == "create-only" && p.verdict == Verdict::Held)
-        );
+        assert!(properties.iter().any(|p| p.name == "create-only" && p.verdict == Verdict::Held));
         assert_eq!(store.list("").await.unwrap(), Vec::<String>::new());
         let lost = DirStore::new(dir.path().join("no/such/parent"), false);
         let Err(StoreError::Refused { message }) = lost.probe("probe/x".to_owned()).await else {
@@ -473,26 +408,13 @@ mod tests {
             return;
         }
         let store = DirStore::new(dir.path().join("archive"), false);
-        let outcome = store
-            .put_if_absent("a/1", Bytes::from(vec![1; 1 << 20]), LOCK)
-            .await;
+        let outcome = store.put_if_absent("a/1", Bytes::from(vec![1; 1 << 20]), LOCK).await;
         let listed = store.list("").await;
-        let small = store
-            .put_if_absent("a/2", Bytes::from_static(b"x"), LOCK)
-            .await;
-        drop(
-            std::process::Command::new("umount")
-                .arg(dir.path())
-                .output(),
-        );
-        let Err(StoreError::Retry { reason, message }) = outcome else {
-            panic!("{outcome:?}")
-        };
+        let small = store.put_if_absent("a/2", Bytes::from_static(b"x"), LOCK).await;
+        drop(std::process::Command::new("umount").arg(dir.path()).output());
+        let Err(StoreError::Retry { reason, message }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(reason, "full");
-        assert!(
-            message.contains("full") && message.contains("a/1"),
-            "{message}"
-        );
+        assert!(message.contains("full") && message.contains("a/1"), "{message}");
         assert_eq!(listed.unwrap(), Vec::<String>::new());
         assert!(matches!(small, Ok(PutOutcome::Written(_))), "{small:?}");
     }

@@ -26,11 +26,7 @@ const GAP_END: &str = ".json";
 impl SegmentKey {
     /// Its name.
     pub fn name(&self) -> String {
-        let Self {
-            topic,
-            partition,
-            from,
-        } = self;
+        let Self { topic, partition, from } = self;
         format!("segments/{topic}/{partition:05}/{from:020}{SEGMENT_END}")
     }
 
@@ -38,11 +34,7 @@ impl SegmentKey {
     pub fn parse(name: &str) -> Option<Self> {
         let (topic, partition, file) = parts("segments", name)?;
         let from = digits(file.strip_suffix(SEGMENT_END)?, 20)?;
-        Some(Self {
-            topic,
-            partition,
-            from,
-        })
+        Some(Self { topic, partition, from })
     }
 }
 
@@ -62,12 +54,7 @@ pub struct GapKey {
 impl GapKey {
     /// Its name.
     pub fn name(&self) -> String {
-        let Self {
-            topic,
-            partition,
-            from,
-            to,
-        } = self;
+        let Self { topic, partition, from, to } = self;
         format!("gaps/{topic}/{partition:05}/{from:020}-{to:020}{GAP_END}")
     }
 
@@ -75,12 +62,7 @@ impl GapKey {
     pub fn parse(name: &str) -> Option<Self> {
         let (topic, partition, file) = parts("gaps", name)?;
         let (from, to) = file.strip_suffix(GAP_END)?.split_once('-')?;
-        Some(Self {
-            topic,
-            partition,
-            from: digits(from, 20)?,
-            to: digits(to, 20)?,
-        })
+        Some(Self { topic, partition, from: digits(from, 20)?, to: digits(to, 20)? })
     }
 }
 
@@ -117,21 +99,14 @@ fn parts<'a>(kind: &str, name: &'a str) -> Option<(String, i32, &'a str)> {
     }
     let (topic, partition, file) = (parts.next()?, parts.next()?, parts.next()?);
     let partition = i32::try_from(digits(partition, 5)?).ok()?;
-    parts
-        .next()
-        .is_none()
-        .then(|| (topic.to_owned(), partition, file))
+    parts.next().is_none().then(|| (topic.to_owned(), partition, file))
 }
 
 /// A padded number: exactly `width` digits, or more only where it does not fit.
 fn digits(text: &str, width: usize) -> Option<i64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit());
     let padded = text.len() == width || (text.len() > width && !text.starts_with('0'));
-    if plain && padded {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if plain && padded { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -141,25 +116,10 @@ mod tests {
 
     #[test]
     fn names_are_fixed() {
-        let key = SegmentKey {
-            topic: "github.audit.web".to_owned(),
-            partition: 3,
-            from: 1200,
-        };
-        assert_eq!(
-            key.name(),
-            "segments/github.audit.web/00003/00000000000000001200.jsonl.zst"
-        );
-        let gap = GapKey {
-            topic: "t".to_owned(),
-            partition: 0,
-            from: 1,
-            to: 20,
-        };
-        assert_eq!(
-            gap.name(),
-            "gaps/t/00000/00000000000000000001-00000000000000000020.json"
-        );
+        let key = SegmentKey { topic: "github.audit.web".to_owned(), partition: 3, from: 1200 };
+        assert_eq!(key.name(), "segments/github.audit.web/00003/00000000000000001200.jsonl.zst");
+        let gap = GapKey { topic: "t".to_owned(), partition: 0, from: 1, to: 20 };
+        assert_eq!(gap.name(), "gaps/t/00000/00000000000000000001-00000000000000000020.json");
     }
 
     #[test]

@@ -69,12 +69,7 @@ impl Place {
             }
         }
         path.push(name);
-        Ok(Some(Self {
-            key: key.to_owned(),
-            path,
-            folder,
-            name: name.to_owned(),
-        }))
+        Ok(Some(Self { key: key.to_owned(), path, folder, name: name.to_owned() }))
     }
 
     pub(super) fn key(&self) -> &str {
@@ -97,29 +92,24 @@ impl Place {
         before_link: impl FnOnce(&OwnedFd) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
         let (fd, unfinished) = self.unnamed().map_err(|error| self.error("write", error))?;
-        let outcome = self
-            .fill(&fd, bytes)
-            .and_then(|()| before_link(&fd))
-            .and_then(|()| {
-                rustix::fs::fsync(&fd).map_err(|error| self.error("sync", error))?;
-                self.link(&fd, unfinished.as_deref())
-                    .map_err(|error| self.error("name", error))
-            });
+        let outcome = self.fill(&fd, bytes).and_then(|()| before_link(&fd)).and_then(|()| {
+            // Read-only before it has a name, and after its attributes: they need write permission.
+            set_writable(&fd, false).map_err(|error| self.error("make read-only", error))?;
+            rustix::fs::fsync(&fd).map_err(|error| self.error("sync", error))?;
+            self.link(&fd, unfinished.as_deref()).map_err(|error| self.error("name", error))
+        });
         if let Some(unfinished) = unfinished
             && !matches!(outcome, Ok(true))
-            && let Err(error) = rustix::fs::unlinkat(&self.folder, unfinished, AtFlags::empty()) {
-                tracing::debug!(path = %self.display(), "unfinished file left behind: {error}");
-            }
+            && let Err(error) = rustix::fs::unlinkat(&self.folder, unfinished, AtFlags::empty())
+        {
+            tracing::debug!(path = %self.display(), "unfinished file left behind: {error}");
+        }
         outcome
     }
 
     fn fill(&self, fd: &OwnedFd, bytes: &[u8]) -> Result<(), StoreError> {
-        let copy = fd
-            .try_clone()
-            .map_err(|error| self.io_error("write", &error))?;
-        std::fs::File::from(copy)
-            .write_all(bytes)
-            .map_err(|error| self.io_error("write", &error))
+        let copy = fd.try_clone().map_err(|error| self.io_error("write", &error))?;
+        std::fs::File::from(copy).write_all(bytes).map_err(|error| self.io_error("write", &error))
     }
 
     /// A file without a name, or, where the file system has none, one with a name of its own.
@@ -133,10 +123,7 @@ impl Place {
         }
         let name = format!("{UNFINISHED}{:016x}", rand::random::<u64>());
         let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        Ok((
-            rustix::fs::openat(&self.folder, &name, flags, mode)?,
-            Some(name),
-        ))
+        Ok((rustix::fs::openat(&self.folder, &name, flags, mode)?, Some(name)))
     }
 
     fn link(&self, fd: &OwnedFd, unfinished: Option<&str>) -> Result<bool, Errno> {
@@ -166,13 +153,7 @@ impl Place {
         match rustix::fs::renameat_with(&self.folder, from, &self.folder, &self.name, flags) {
             // NFS and others know no flags here, but links.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(
-                    &self.folder,
-                    from,
-                    &self.folder,
-                    &self.name,
-                    AtFlags::empty(),
-                )?;
+                rustix::fs::linkat(&self.folder, from, &self.folder, &self.name, AtFlags::empty())?;
                 rustix::fs::unlinkat(&self.folder, from, AtFlags::empty())
             }
             outcome => outcome,
@@ -242,16 +223,11 @@ fn error_at(path: &Path, verb: &str, error: Errno) -> StoreError {
                 ),
             }
         }
-        _ => StoreError::Retry {
-            reason: "io",
-            message: format!("{verb} {path}: {error}"),
-        },
+        _ => StoreError::Retry { reason: "io", message: format!("{verb} {path}: {error}") },
     }
 }
 
-const FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn open_root(root: &Path, make: bool) -> Result<Option<OwnedFd>, StoreError> {
     match rustix::fs::open(root, FOLDER, Mode::empty()) {
@@ -261,9 +237,7 @@ fn open_root(root: &Path, make: bool) -> Result<Option<OwnedFd>, StoreError> {
         Err(error) => return Err(error_at(root, "open", error)),
     }
     // Only the last part is made: a mount that is missing must not be replaced by a new folder somewhere else.
-    let parent = root
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     let Some(name) = root.file_name() else {
         return Err(error_at(root, "make", Errno::INVAL));
@@ -306,9 +280,7 @@ pub(super) fn list(root: &Path, prefix: &str) -> Result<Vec<String>, StoreError>
     // The deepest folder that the prefix names; below it, names are compared.
     let folders = prefix.rsplit_once('/').map_or("", |(folders, _)| folders);
     if !folders.is_empty() && !is_safe(folders) {
-        return Err(StoreError::Refused {
-            message: format!("{prefix:?} begins no name"),
-        });
+        return Err(StoreError::Refused { message: format!("{prefix:?} begins no name") });
     }
     let Some(mut folder) = open_root(root, false)? else {
         return Ok(found);
@@ -322,11 +294,7 @@ pub(super) fn list(root: &Path, prefix: &str) -> Result<Vec<String>, StoreError>
     let mut waiting = vec![(folder, folders.to_owned())];
     while let Some((folder, path)) = waiting.pop() {
         each(&folder, |name, kind| {
-            let key = if path.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{path}/{name}")
-            };
+            let key = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
             let related = key.starts_with(prefix) || prefix.starts_with(&key);
             if kind == FileType::Directory && related {
                 if let Some(next) = open_folder(&folder, name, false)? {
@@ -418,17 +386,12 @@ pub(super) fn read_lock(fd: &OwnedFd) -> Option<Lock> {
     let text = |name: &str| {
         let mut value = [0_u8; 32];
         let length = rustix::fs::fgetxattr(fd, name, &mut value[..]).ok()?;
-        std::str::from_utf8(value.get(..length)?)
-            .ok()
-            .map(str::to_owned)
+        std::str::from_utf8(value.get(..length)?).ok().map(str::to_owned)
     };
     let mode = match text(LOCK_MODE)?.as_str() {
         "compliance" => LockMode::Compliance,
         "governance" => LockMode::Governance,
         _ => return None,
     };
-    Some(Lock {
-        mode,
-        retain_until_s: text(RETAIN_UNTIL)?.parse().ok()?,
-    })
+    Some(Lock { mode, retain_until_s: text(RETAIN_UNTIL)?.parse().ok()? })
 }

@@ -28,17 +28,13 @@ impl Compressor {
     pub fn new(level: i32) -> io::Result<Self> {
         let mut zstd = zstd::bulk::Compressor::new(level)?;
         zstd.include_checksum(true)?;
-        Ok(Self {
-            zstd,
-            frame: Vec::new(),
-        })
+        Ok(Self { zstd, frame: Vec::new() })
     }
 
     /// `raw` as one frame.
     fn frame(&mut self, raw: &[u8]) -> io::Result<&[u8]> {
         self.frame.clear();
-        self.frame
-            .reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        self.frame.reserve(zstd::zstd_safe::compress_bound(raw.len()));
         self.zstd.compress_to_buffer(raw, &mut self.frame)?;
         // A giant record must not keep a giant buffer for good.
         if self.frame.capacity() > 4 * CHUNK_BYTES {
@@ -101,10 +97,7 @@ impl OpenSegment {
     where
         H: IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
     {
-        assert!(
-            record.offset > self.last_offset,
-            "offsets of a segment ascend"
-        );
+        assert!(record.offset > self.last_offset, "offsets of a segment ascend");
         self.last_offset = record.offset;
         let timestamp = (record.timestamp_ms >= 0).then_some(record.timestamp_ms);
         if self.count == 0 {
@@ -113,11 +106,7 @@ impl OpenSegment {
         self.last_timestamp = timestamp;
         self.count += 1;
         write_line(&mut self.raw, record)?;
-        if self.raw.len() >= CHUNK_BYTES {
-            self.compress(compressor)
-        } else {
-            Ok(())
-        }
+        if self.raw.len() >= CHUNK_BYTES { self.compress(compressor) } else { Ok(()) }
     }
 
     /// Turns the raw lines that wait into a frame.
@@ -128,8 +117,7 @@ impl OpenSegment {
         let frame = compressor.frame(&self.raw)?;
         self.sha256.update(frame);
         if self.compressed.capacity() - self.compressed.len() < frame.len() {
-            self.compressed
-                .reserve_exact(frame.len().max(GROWTH_BYTES.min(self.compressed.len())));
+            self.compressed.reserve_exact(frame.len().max(GROWTH_BYTES.min(self.compressed.len())));
         }
         self.compressed.extend_from_slice(frame);
         self.raw.clear();
@@ -146,10 +134,7 @@ impl OpenSegment {
         sealed_ms: i64,
         compressor: &mut Compressor,
     ) -> io::Result<Sealed> {
-        assert!(
-            to > self.last_offset,
-            "a segment ends behind its last record"
-        );
+        assert!(to > self.last_offset, "a segment ends behind its last record");
         let footer = Footer {
             to,
             count: self.count,

@@ -105,10 +105,7 @@ fn is_embeddable(value: &[u8]) -> bool {
 
 /// Whether valid JSON is nested at most [`DEPTH_MAX`] deep. Counting brackets is enough for nearly all.
 fn is_shallow(json: &[u8]) -> bool {
-    memchr::memchr2_iter(b'{', b'[', json)
-        .take(DEPTH_MAX + 1)
-        .count()
-        <= DEPTH_MAX
+    memchr::memchr2_iter(b'{', b'[', json).take(DEPTH_MAX + 1).count() <= DEPTH_MAX
         || depth(json) <= DEPTH_MAX
 }
 
@@ -206,10 +203,7 @@ pub fn parse_line(line: &[u8]) -> Result<ArchivedRecord, LineError> {
         (Some(len), None, Some(b64)) => {
             let value = decode_base64(&b64)?;
             if value.len() != len {
-                return Err(LineError(format!(
-                    "value of {} bytes, len says {len}",
-                    value.len()
-                )));
+                return Err(LineError(format!("value of {} bytes, len says {len}", value.len())));
             }
             Some(value)
         }
@@ -235,11 +229,7 @@ pub fn parse_line(line: &[u8]) -> Result<ArchivedRecord, LineError> {
 fn verbatim(line: &[u8], len: usize, found: &str) -> Result<Vec<u8>, LineError> {
     let value = line
         .strip_suffix(b"}")
-        .and_then(|rest| {
-            rest.len()
-                .checked_sub(len)
-                .and_then(|at| rest.split_at_checked(at))
-        })
+        .and_then(|rest| rest.len().checked_sub(len).and_then(|at| rest.split_at_checked(at)))
         .filter(|(before, _)| before.ends_with(b",\"value\":"))
         .map(|(_, value)| value);
     match value {
@@ -249,9 +239,7 @@ fn verbatim(line: &[u8], len: usize, found: &str) -> Result<Vec<u8>, LineError> 
 }
 
 fn decode_base64(text: &str) -> Result<Vec<u8>, LineError> {
-    BASE64
-        .decode(text)
-        .map_err(|error| LineError(error.to_string()))
+    BASE64.decode(text).map_err(|error| LineError(error.to_string()))
 }
 
 #[cfg(test)]
@@ -261,10 +249,7 @@ mod tests {
 
     fn line(record: &ArchivedRecord) -> Vec<u8> {
         let mut out = Vec::new();
-        let headers = record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_deref()));
+        let headers = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
         write_line(
             &mut out,
             RecordRef {
@@ -343,12 +328,7 @@ mod tests {
         ];
         for value in values {
             let record = with_value(Some(value));
-            assert_eq!(
-                parse_line(&line(&record)),
-                Ok(record),
-                "{}",
-                value.escape_ascii()
-            );
+            assert_eq!(parse_line(&line(&record)), Ok(record), "{}", value.escape_ascii());
         }
         assert_eq!(parse_line(&line(&with_value(None))), Ok(with_value(None)));
     }
@@ -359,9 +339,7 @@ mod tests {
         assert!(!is_embeddable(deep.as_bytes()));
         let just = format!("{}{}", "[".repeat(100), "]".repeat(100));
         assert!(is_embeddable(just.as_bytes()));
-        assert!(is_embeddable(
-            format!("\"\\\"{}\"", "[".repeat(500)).as_bytes()
-        ));
+        assert!(is_embeddable(format!("\"\\\"{}\"", "[".repeat(500)).as_bytes()));
     }
 
     #[test]

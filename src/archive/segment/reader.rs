@@ -17,11 +17,7 @@ pub struct ReadLimits {
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        Self {
-            object_bytes_max: 256 << 20,
-            raw_bytes_max: 16 << 30,
-            line_bytes_max: 64 << 20,
-        }
+        Self { object_bytes_max: 256 << 20, raw_bytes_max: 16 << 30, line_bytes_max: 64 << 20 }
     }
 }
 
@@ -42,9 +38,7 @@ pub struct SegmentReader<'a> {
 
 impl std::fmt::Debug for SegmentReader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SegmentReader")
-            .field("header", &self.header)
-            .finish_non_exhaustive()
+        f.debug_struct("SegmentReader").field("header", &self.header).finish_non_exhaustive()
     }
 }
 
@@ -91,9 +85,7 @@ impl<'a> SegmentReader<'a> {
         let version: AnyVersion = serde_json::from_slice(line)
             .map_err(|error| damaged(format!("no header of a segment: {error}")))?;
         if version.ghauditd_segment > VERSION {
-            return Err(SegmentError::Newer {
-                found: version.ghauditd_segment,
-            });
+            return Err(SegmentError::Newer { found: version.ghauditd_segment });
         }
         let header: Header =
             serde_json::from_slice(line).map_err(|error| damaged(error.to_string()))?;
@@ -128,9 +120,7 @@ impl<'a> SegmentReader<'a> {
         };
         if let Some(offset) = offset_of(line) {
             if offset <= last_offset {
-                return Err(damaged(format!(
-                    "offset {offset} does not follow {last_offset}"
-                )));
+                return Err(damaged(format!("offset {offset} does not follow {last_offset}")));
             }
             let range = self.last_range();
             self.last_offset = offset;
@@ -177,19 +167,13 @@ impl<'a> SegmentReader<'a> {
             searched = self.buffer.len();
             if searched - self.used > self.limits.line_bytes_max {
                 let limit = u64::try_from(self.limits.line_bytes_max).unwrap_or(u64::MAX);
-                return Err(SegmentError::TooLarge {
-                    what: "a line",
-                    limit,
-                });
+                return Err(SegmentError::TooLarge { what: "a line", limit });
             }
             let moved = self.used;
             if !self.fill()? {
                 if self.used < self.buffer.len() {
                     let what = "cut off in the middle of a line".to_owned();
-                    return Err(SegmentError::Damaged {
-                        line: self.line_number,
-                        what,
-                    });
+                    return Err(SegmentError::Damaged { line: self.line_number, what });
                 }
                 return Ok(None);
             }
@@ -211,17 +195,13 @@ impl<'a> SegmentReader<'a> {
         self.buffer.truncate(have + read);
         self.raw_bytes += u64::try_from(read).unwrap_or(u64::MAX);
         if self.raw_bytes > self.limits.raw_bytes_max {
-            return Err(SegmentError::TooLarge {
-                what: "lines",
-                limit: self.limits.raw_bytes_max,
-            });
+            return Err(SegmentError::TooLarge { what: "lines", limit: self.limits.raw_bytes_max });
         }
         match outcome {
             Ok(read) => Ok(read > 0),
-            Err(error) => Err(SegmentError::Damaged {
-                line: self.line_number,
-                what: error.to_string(),
-            }),
+            Err(error) => {
+                Err(SegmentError::Damaged { line: self.line_number, what: error.to_string() })
+            }
         }
     }
 }
@@ -272,11 +252,7 @@ mod tests {
         while let Some(line) = reader.next_line()? {
             lines.push(line.to_vec());
         }
-        Ok((
-            reader.header().clone(),
-            lines,
-            reader.footer().unwrap().clone(),
-        ))
+        Ok((reader.header().clone(), lines, reader.footer().unwrap().clone()))
     }
 
     #[test]
@@ -296,9 +272,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_version_1_are_read() {
         use base64::Engine as _;
-        let object = base64::engine::general_purpose::STANDARD
-            .decode(GOLDEN_V1)
-            .unwrap();
+        let object = base64::engine::general_purpose::STANDARD.decode(GOLDEN_V1).unwrap();
         let (header, lines, footer) = read(&object).unwrap();
         assert_eq!((header.partition, header.from), (3, 5));
         assert_eq!((footer.to, footer.count), (12, 2));
@@ -314,19 +288,12 @@ mod tests {
     fn a_newer_version_is_refused() {
         let text = b"{\"ghauditd_segment\":2,\"anything\":[]}\n";
         let object = zstd::encode_all(&text[..], 1).unwrap();
-        assert!(matches!(
-            read(&object),
-            Err(SegmentError::Newer { found: 2 })
-        ));
+        assert!(matches!(read(&object), Err(SegmentError::Newer { found: 2 })));
     }
 
     #[test]
     fn what_is_cut_off_or_appended_is_refused() {
-        let object = sealed(
-            0,
-            &[(0, Some(b"{}".to_vec())), (1, Some(vec![0xff; 300_000]))],
-            2,
-        );
+        let object = sealed(0, &[(0, Some(b"{}".to_vec())), (1, Some(vec![0xff; 300_000]))], 2);
         for end in 0..object.bytes.len() {
             assert!(read(&object.bytes[..end]).is_err(), "cut at {end}");
         }
@@ -341,35 +308,20 @@ mod tests {
             b"{\"ghauditd_segment\":1,\"topic\":\"t\",\"partition\":0,\"from\":0}\n".to_vec();
         text.resize(40 << 20, b'x');
         let object = zstd::encode_all(&text[..], 1).unwrap();
-        let limits = ReadLimits {
-            line_bytes_max: 1 << 20,
-            ..ReadLimits::default()
-        };
+        let limits = ReadLimits { line_bytes_max: 1 << 20, ..ReadLimits::default() };
         let mut reader = SegmentReader::open(&object, limits).unwrap();
-        assert!(matches!(
-            reader.next_line(),
-            Err(SegmentError::TooLarge { what: "a line", .. })
-        ));
+        assert!(matches!(reader.next_line(), Err(SegmentError::TooLarge { what: "a line", .. })));
         assert!(reader.buffer.capacity() < 4 << 20);
-        let limits = ReadLimits {
-            raw_bytes_max: 2 << 20,
-            ..ReadLimits::default()
-        };
+        let limits = ReadLimits { raw_bytes_max: 2 << 20, ..ReadLimits::default() };
         let mut reader = SegmentReader::open(&object, limits).unwrap();
-        assert!(matches!(
-            reader.next_line(),
-            Err(SegmentError::TooLarge { what: "lines", .. })
-        ));
+        assert!(matches!(reader.next_line(), Err(SegmentError::TooLarge { what: "lines", .. })));
     }
 
     #[test]
     fn the_checksum_is_of_the_object() {
         use sha2::Digest as _;
         let object = sealed(0, &[(0, Some(vec![b'1'; 700_000])), (1, None)], 5);
-        assert_eq!(
-            object.sha256,
-            <[u8; 32]>::from(sha2::Sha256::digest(&object.bytes))
-        );
+        assert_eq!(object.sha256, <[u8; 32]>::from(sha2::Sha256::digest(&object.bytes)));
     }
 
     proptest! {
