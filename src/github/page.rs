@@ -375,7 +375,9 @@ const SHORT_WORDS: usize = 6;
 #[inline]
 fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
     for _ in 0..SHORT_WORDS {
-        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
+        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
+            break;
+        };
         let word = u64::from_le_bytes(*word);
         // the lowest high bit set marks the first byte that is zero after the xor; only bits above it may be false
         let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
@@ -393,7 +395,9 @@ fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
 /// The first element of an array that is a string.
 #[cold]
 fn first_string(page: &[u8], from: usize, to: usize) -> Value {
-    let Some(bytes) = page.get(..to) else { return Value::Other };
+    let Some(bytes) = page.get(..to) else {
+        return Value::Other;
+    };
     let mut scan = Scanner { bytes, at: from + 1 };
     loop {
         scan.skip_space();
@@ -413,7 +417,9 @@ fn first_string(page: &[u8], from: usize, to: usize) -> Value {
 /// The text of a string value: JSON (no bare control characters), Unicode, and not too long.
 #[inline]
 fn text(page: &Bytes, value: Value) -> Option<Text> {
-    let Value::Str { from, to, escaped } = value else { return None };
+    let Value::Str { from, to, escaped } = value else {
+        return None;
+    };
     let raw = page.get(from..to)?;
     if raw.len() > FACT_BYTES_MAX || raw.iter().any(|byte| *byte < 0x20) {
         return None;
@@ -553,8 +559,7 @@ fn exponent_of(text: Option<&[u8]>) -> Option<i64> {
     let Some(text) = text else { return Some(0) };
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
+        [b'+', rest @ ..] | rest => (false, rest),
     };
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -602,8 +607,10 @@ mod tests {
 
     #[test]
     fn all_facts_are_read() {
-        let entry = one(r#"{"@timestamp":1606929874512,"_document_id":"xJJFlFOhQ6b-5vaAFy9Rjw","action":"repo.create",
-            "actor":"octocat","created_at":1606929874513,"org":"octo-org","repo":"octo-org/r","data":{"org":"no"}}"#);
+        let entry = one(
+            r#"{"@timestamp":1606929874512,"_document_id":"xJJFlFOhQ6b-5vaAFy9Rjw","action":"repo.create",
+            "actor":"octocat","created_at":1606929874513,"org":"octo-org","repo":"octo-org/r","data":{"org":"no"}}"#,
+        );
         assert_eq!(entry.timestamp_ms, Some(1_606_929_874_512));
         assert_eq!(entry.created_at_ms, Some(1_606_929_874_513));
         assert_eq!(str_of(entry.id.as_ref()), Some("xJJFlFOhQ6b-5vaAFy9Rjw"));
@@ -617,8 +624,17 @@ mod tests {
     fn a_fact_that_is_missing_or_odd_costs_nothing_else() {
         let long = "x".repeat(FACT_BYTES_MAX + 1);
         for id in [
-            "null", "7", "\"\"", "{}", "[\"a\"]", r#""\ud800""#, r#""\udc00\ud800""#, r#""\x""#, r#""\u12""#,
-            "\"a\tb\"", &format!("\"{long}\""),
+            "null",
+            "7",
+            "\"\"",
+            "{}",
+            "[\"a\"]",
+            r#""\ud800""#,
+            r#""\udc00\ud800""#,
+            r#""\x""#,
+            r#""\u12""#,
+            "\"a\tb\"",
+            &format!("\"{long}\""),
         ] {
             let entry = one(&format!(r#"{{"_document_id":{id},"action":"a.b"}}"#));
             assert_eq!(entry.id, None, "{id}");
@@ -683,7 +699,11 @@ mod tests {
             ("\"2020-12-02T18:24:34+01:00\"", Some(1_606_929_874_000)),
             ("\"2099-13-02T17:24:34Z\"", None),
         ] {
-            assert_eq!(one(&format!(r#"{{"@timestamp":{time}}}"#)).timestamp_ms, expected, "{time}");
+            assert_eq!(
+                one(&format!(r#"{{"@timestamp":{time}}}"#)).timestamp_ms,
+                expected,
+                "{time}"
+            );
         }
     }
 
@@ -702,7 +722,12 @@ mod tests {
             r#"{"_document_id":"b","x":"\q\u00"}"#,
             r#"{"x":"]},{[\"\\"}"#,
             r#"{"broken" 1 "members"::,}"#,
-            "7", "-1.5e3", "null", "\"text ] \\\" \"", "[[1],{}]", "{}",
+            "7",
+            "-1.5e3",
+            "null",
+            "\"text ] \\\" \"",
+            "[[1],{}]",
+            "{}",
         ] {
             let page = format!("[{entry},{entry}]");
             let entries = cut_text(&page).unwrap();
@@ -724,12 +749,26 @@ mod tests {
 
     #[test]
     fn what_is_no_page_is_told_from_what_cannot_be_cut() {
-        for body in ["", " ", "[", "]", "{}", "{\"a\":[]}", "<html>", "null", "[{}", "[1,2", "x[]"] {
+        for body in ["", " ", "[", "]", "{}", "{\"a\":[]}", "<html>", "null", "[{}", "[1,2", "x[]"]
+        {
             assert_eq!(cut_text(body), Err(CutError::NotAnArray), "{body}");
         }
         for body in [
-            "[,]", "[1,]", "[,1]", "[1 2]", "[{}{}]", "[{]", "[{]}]", "[}]", "[[]", "[1][2]", "[]]", "[\"a]", "[{\"a]",
-            "[{\"a\\\"]", "[:]",
+            "[,]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[{}{}]",
+            "[{]",
+            "[{]}]",
+            "[}]",
+            "[[]",
+            "[1][2]",
+            "[]]",
+            "[\"a]",
+            "[{\"a]",
+            "[{\"a\\\"]",
+            "[:]",
         ] {
             assert!(matches!(cut_text(body), Err(CutError::Malformed(_))), "{body}");
         }
