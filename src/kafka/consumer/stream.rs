@@ -167,8 +167,7 @@ impl Stream {
         let more = [
             ("queued.max.messages.kbytes", (limits.prefetch_bytes_max >> 10).to_string()),
             ("fetch.max.bytes", fetch.to_string()),
-            ("max.partition.fetch.bytes", fetch.min(1 << 20).to_string()),
-            ("check.crcs", "true".to_owned()),
+            ("fetch.message.max.bytes", fetch.min(1 << 20).to_string()),
         ];
         let failed = |message: String| ReadError::Client { message };
         let consumer = consumer(settings, Isolation::Committed, group, &more)
@@ -273,7 +272,7 @@ impl<E: Fn(StreamRecord<'_>, &mut Vec<u8>)> Worker<E> {
         self.obey()?;
         let mut wait = Duration::from_millis(100);
         loop {
-            match self.consumer.poll(wait) {
+            match self.consumer.kafka.poll(wait) {
                 Some(Ok(message)) => {
                     let place = slot_of(&self.slots, &mut self.last, &message);
                     let record = StreamRecord(&message);
@@ -307,7 +306,7 @@ impl<E: Fn(StreamRecord<'_>, &mut Vec<u8>)> Worker<E> {
             return Ok(());
         }
         if std::mem::take(&mut self.troubled) {
-            self.consumer.context().clear();
+            self.consumer.ears.clear();
             self.send(Event::Healed)?;
         }
         let weight = self.bytes.len().clamp(1, self.limits.queue_bytes_max.max(1));
@@ -345,7 +344,7 @@ impl<E: Fn(StreamRecord<'_>, &mut Vec<u8>)> Worker<E> {
                     | Code::TopicAuthorizationFailed
             )
         );
-        let message = format!("{error}{}", self.consumer.context().because());
+        let message = self.consumer.ears.with_reason(error);
         self.send(Event::Trouble { message, topic_lost })
     }
 
@@ -370,12 +369,12 @@ impl<E: Fn(StreamRecord<'_>, &mut Vec<u8>)> Worker<E> {
         let outcome = (|| {
             if let Some(known) = known {
                 list.add_partition(&topic, partition);
-                self.consumer.incremental_unassign(&list)?;
+                self.consumer.kafka.incremental_unassign(&list)?;
                 list = TopicPartitionList::with_capacity(1);
                 self.slots.swap_remove(known);
             }
             list.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
-            self.consumer.incremental_assign(&list)
+            self.consumer.kafka.incremental_assign(&list)
         })();
         self.slots.push(Assigned { slot, topic, partition });
         if let Err(error) = outcome {
@@ -387,7 +386,7 @@ impl<E: Fn(StreamRecord<'_>, &mut Vec<u8>)> Worker<E> {
         let mut list = TopicPartitionList::with_capacity(1);
         let outcome = list
             .add_partition_offset(topic, partition, Offset::Offset(offset))
-            .and_then(|()| self.consumer.commit(&list, CommitMode::Async));
+            .and_then(|()| self.consumer.kafka.commit(&list, CommitMode::Async));
         if let Err(error) = outcome {
             tracing::debug!("offset not committed: {error}");
         }
