@@ -221,6 +221,11 @@ impl TopicReader {
         Ok(Watermarks { low, high, stable })
     }
 
+    /// The offset after the last record, committed or not.
+    pub fn high_watermark(&self, topic: &str, partition: i32) -> Result<i64, ReadError> {
+        Ok(self.fetch_watermarks(&self.uncommitted, topic, partition)?.1)
+    }
+
     /// See [`read_to_end`].
     pub fn read_to_end(
         &self,
