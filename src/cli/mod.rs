@@ -2,6 +2,8 @@
 
 mod check;
 mod completions;
+#[cfg(feature = "sim")]
+mod demo;
 mod exit;
 mod man;
 mod output;
@@ -65,6 +67,10 @@ enum Command {
     Check(check::CheckArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    #[cfg(feature = "sim")]
+    Demo(demo::DemoArgs),
+    #[cfg(feature = "sim")]
+    Sim(crate::sim::cli::SimArgs),
 }
 
 /// The command line's definition, for help, completions and man pages.
@@ -103,6 +109,10 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Check(args) => check::run(&args, &cli.global, out),
         Command::Completions(args) => completions::run(&args, out),
         Command::Man(args) => man::run(&args, out),
+        #[cfg(feature = "sim")]
+        Command::Demo(args) => demo::run(&args, out),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => demo::sim(args),
     }
 }
 
