@@ -4,7 +4,8 @@ use super::{Exit, Global};
 use crate::config::{Config, Fault, Faults, Loaded};
 use crate::daemon::{self, DaemonError, RunOptions};
 use crate::github::TokenSource;
-use anyhow::Context as _;
+use crate::kafka::ownership::StartError;
+use crate::pipeline::collector::CollectorError;
 use clap::Args;
 use tracing::{error, info, warn};
 
@@ -33,19 +34,9 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
     let Some(config) = config(global) else { return Ok(Exit::Config) };
     info!(version = env!("CARGO_PKG_VERSION"), config = %global.config.display(), "starting");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("ghauditd")
-        .build()
-        .context("cannot start the runtime")?;
-    let ended = runtime.block_on(daemon::run(config, RunOptions { init: args.init }));
-    // a blocked librdkafka call must not hold up the end: it owns nothing that is not in Kafka
-    runtime.shutdown_background();
+    let ended = super::block_on(daemon::run(config, RunOptions { init: args.init }))?;
     match ended {
-        Ok(()) => {
-            info!("stopped");
-            Ok(Exit::Ok)
-        }
+        Ok(()) => Ok(Exit::Ok),
         Err(error) => {
             error!(%error, "the daemon has ended");
             Ok(exit_of(&error))
@@ -92,9 +83,15 @@ fn only_under_systemd(config: &Config) -> Vec<Fault> {
 
 fn exit_of(error: &DaemonError) -> Exit {
     match error {
-        DaemonError::Fenced(_) => Exit::Fenced,
-        DaemonError::Refused(_) => Exit::Refused,
-        DaemonError::ArchiveStopped(_) => Exit::Archive,
-        DaemonError::Unexpected(_) => Exit::Unexpected,
+        DaemonError::Start(StartError::OwnedByOther { .. })
+        | DaemonError::Collector(CollectorError::OwnedByOther(_)) => Exit::Fenced,
+        DaemonError::Start(_) | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
+        DaemonError::Archiver(_) => Exit::Archive,
+        DaemonError::Setup(_) => Exit::Config,
+        DaemonError::State(_)
+        | DaemonError::CatchUp(_)
+        | DaemonError::Admin(_)
+        | DaemonError::Unexpected(_)
+        | DaemonError::Grace(_) => Exit::Unexpected,
     }
 }
