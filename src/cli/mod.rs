@@ -8,6 +8,8 @@ mod exit;
 mod man;
 mod output;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod version;
 
 pub use exit::Exit;
@@ -15,8 +17,10 @@ pub use output::{Closed, Output, OutputError};
 
 use crate::config::{Environment, Faults, Loaded, load};
 use crate::telemetry;
+use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::ffi::OsString;
+use std::future::Future;
 use std::path::PathBuf;
 
 const LONG_ABOUT: &str = "\
@@ -65,6 +69,8 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    #[cfg(feature = "sim")]
+    Sim(crate::sim::cli::SimArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     #[cfg(feature = "sim")]
@@ -107,6 +113,8 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::run(args),
         Command::Completions(args) => completions::run(&args, out),
         Command::Man(args) => man::run(&args, out),
         #[cfg(feature = "sim")]
@@ -130,4 +138,17 @@ fn explain(error: &clap::Error, out: &mut Output) -> anyhow::Result<Exit> {
 /// The configuration of the command line, with this process's environment.
 fn load_config(global: &Global) -> Result<Loaded, Faults> {
     load(&global.config, &Environment::of_process())
+}
+
+/// Runs a command's asynchronous part.
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("ghauditd")
+        .build()
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    // a blocked librdkafka call must not hold up the end: it owns nothing that is not in Kafka
+    runtime.shutdown_background();
+    Ok(done)
 }

@@ -6,7 +6,6 @@ use crate::daemon::{self, DaemonError, RunOptions};
 use crate::github::TokenSource;
 use crate::kafka::ownership::StartError;
 use crate::pipeline::collector::CollectorError;
-use anyhow::Context as _;
 use clap::Args;
 use tracing::{error, info, warn};
 
@@ -35,19 +34,9 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
     let Some(config) = config(global) else { return Ok(Exit::Config) };
     info!(version = env!("CARGO_PKG_VERSION"), config = %global.config.display(), "starting");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("ghauditd")
-        .build()
-        .context("cannot start the runtime")?;
-    let ended = runtime.block_on(daemon::run(config, RunOptions { init: args.init }));
-    // a blocked librdkafka call must not hold up the end: it owns nothing that is not in Kafka
-    runtime.shutdown_background();
+    let ended = super::block_on(daemon::run(config, RunOptions { init: args.init }))?;
     match ended {
-        Ok(()) => {
-            info!("stopped");
-            Ok(Exit::Ok)
-        }
+        Ok(()) => Ok(Exit::Ok),
         Err(error) => {
             error!(%error, "the daemon has ended");
             Ok(exit_of(&error))
@@ -96,13 +85,13 @@ fn exit_of(error: &DaemonError) -> Exit {
     match error {
         DaemonError::Start(StartError::OwnedByOther { .. })
         | DaemonError::Collector(CollectorError::OwnedByOther(_)) => Exit::Fenced,
-        DaemonError::Start(_)
-        | DaemonError::State(_)
+        DaemonError::Start(_) | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
+        DaemonError::Archiver(_) => Exit::Archive,
+        DaemonError::Setup(_) => Exit::Config,
+        DaemonError::State(_)
         | DaemonError::CatchUp(_)
-        | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
-        DaemonError::Setup(_)
         | DaemonError::Admin(_)
-        | DaemonError::Grace(_)
-        | DaemonError::Unexpected(_) => Exit::Unexpected,
+        | DaemonError::Unexpected(_)
+        | DaemonError::Grace(_) => Exit::Unexpected,
     }
 }
