@@ -56,13 +56,6 @@ pub(super) fn run(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
     exit
 }
 
-/// `ghauditd sim`: the simulated GitHub alone.
-pub(super) fn sim(args: crate::sim::cli::SimArgs) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(crate::sim::cli::run(args))?;
-    Ok(Exit::Ok)
-}
-
 async fn demo(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let stage = Stage::set(args).await?;
     out.line(format!("Simulated GitHub   {}  (enterprise {ENTITY})", stage.sim.base_url()))?;

@@ -69,8 +69,6 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
-    #[cfg(feature = "sim")]
-    Sim(crate::sim::cli::SimArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     #[cfg(feature = "sim")]
@@ -119,8 +117,6 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Man(args) => man::run(&args, out),
         #[cfg(feature = "sim")]
         Command::Demo(args) => demo::run(&args, out),
-        #[cfg(feature = "sim")]
-        Command::Sim(args) => demo::sim(args),
     }
 }
 
