@@ -90,16 +90,8 @@ impl SimEntity {
         Self {
             kind,
             slug: slug.to_owned(),
-            web: Traffic {
-                history_entries: 2_000,
-                live_per_second: 1.0,
-                ..Traffic::web()
-            },
-            git: Traffic {
-                history_entries: 1_000,
-                live_per_second: 1.0,
-                ..Traffic::git()
-            },
+            web: Traffic { history_entries: 2_000, live_per_second: 1.0, ..Traffic::web() },
+            git: Traffic { history_entries: 1_000, live_per_second: 1.0, ..Traffic::git() },
         }
     }
 
@@ -131,18 +123,12 @@ pub struct Traffic {
 impl Traffic {
     /// None yet, kept 180 days.
     pub fn web() -> Self {
-        Self {
-            retention_s: Some(180 * DAY_S),
-            ..Self::default()
-        }
+        Self { retention_s: Some(180 * DAY_S), ..Self::default() }
     }
 
     /// None yet, kept 7 days.
     pub fn git() -> Self {
-        Self {
-            retention_s: Some(7 * DAY_S),
-            ..Self::default()
-        }
+        Self { retention_s: Some(7 * DAY_S), ..Self::default() }
     }
 }
 
@@ -158,9 +144,6 @@ pub struct SimClock {
 impl Default for SimClock {
     /// Real time.
     fn default() -> Self {
-        Self {
-            start_ms: crate::time::wall_ms(),
-            speed: 1.0,
-        }
+        Self { start_ms: crate::time::wall_ms(), speed: 1.0 }
     }
 }

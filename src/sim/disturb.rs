@@ -42,18 +42,10 @@ pub(crate) fn body(
             if cut != Cut::Chunks {
                 answer.header("content-length", bytes.to_string());
             }
-            let last = if cut == Cut::Reset {
-                Step::Reset
-            } else {
-                Step::Break
-            };
+            let last = if cut == Cut::Reset { Step::Reset } else { Step::Break };
             let half = body.slice(..bytes / 2);
             // the wait lets the first half leave before the connection ends
-            vec![
-                Step::Data(half),
-                Step::Sleep(Duration::from_millis(15)),
-                last,
-            ]
+            vec![Step::Data(half), Step::Sleep(Duration::from_millis(15)), last]
         }
         _ if plan.drip => drops(&body, faults),
         _ => vec![Step::Data(body)],
@@ -94,29 +86,21 @@ pub(crate) fn reply(reply: Reply, slug: &str, faults: &Faults) -> Answer {
     match reply {
         Reply::ServerError(status) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-            Answer::new(
-                status,
-                "text/html",
-                "<html><body><h1>Unicorn!</h1></body></html>",
-            )
+            Answer::new(status, "text/html", "<html><body><h1>Unicorn!</h1></body></html>")
         }
         Reply::Html => Answer::new(
             StatusCode::OK,
             "text/html; charset=utf-8",
             "<!DOCTYPE html><html><head><title>Sign in</title></head><body>[proxy]</body></html>",
         ),
-        Reply::Object => Answer::message(
-            StatusCode::OK,
-            "Something went wrong, but not with the status.",
-            DOCS,
-        ),
+        Reply::Object => {
+            Answer::message(StatusCode::OK, "Something went wrong, but not with the status.", DOCS)
+        }
         Reply::Unauthorized => Answer::message(StatusCode::UNAUTHORIZED, "Bad credentials", DOCS),
         Reply::NotFound => Answer::message(StatusCode::NOT_FOUND, "Not Found", DOCS),
-        Reply::Forbidden => Answer::message(
-            StatusCode::FORBIDDEN,
-            "Must have admin rights to Repository.",
-            DOCS,
-        ),
+        Reply::Forbidden => {
+            Answer::message(StatusCode::FORBIDDEN, "Must have admin rights to Repository.", DOCS)
+        }
         Reply::Sso => {
             let mut answer = Answer::message(
                 StatusCode::FORBIDDEN,
@@ -141,11 +125,7 @@ pub(crate) fn reply(reply: Reply, slug: &str, faults: &Faults) -> Answer {
 /// `[`, then spaces for ever, in gzip members of 1 MiB each that are the same bytes.
 fn bomb(bytes: u64) -> Answer {
     const MEMBER: usize = 1 << 20;
-    let mut answer = Answer::new(
-        StatusCode::OK,
-        "application/json; charset=utf-8",
-        Bytes::new(),
-    );
+    let mut answer = Answer::new(StatusCode::OK, "application/json; charset=utf-8", Bytes::new());
     answer.header("content-encoding", "gzip");
     let (Some(open), Some(spaces)) = (compressed(b"["), compressed(&vec![b' '; MEMBER])) else {
         return answer;
@@ -153,9 +133,7 @@ fn bomb(bytes: u64) -> Answer {
     let spaces = Bytes::from(spaces);
     let members = usize_of(bytes / u64_of(MEMBER)).max(1);
     let filler = std::iter::repeat_n(Step::Data(spaces), members);
-    answer.steps = std::iter::once(Step::Data(open.into()))
-        .chain(filler)
-        .collect();
+    answer.steps = std::iter::once(Step::Data(open.into())).chain(filler).collect();
     answer
 }
 

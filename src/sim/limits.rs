@@ -1,4 +1,4 @@
-//! Request budgets per token and entity, in windows of one simulated hour (facts 2.1).
+//! Request budgets per token and entity, in windows of one simulated hour.
 
 use std::collections::HashMap;
 
@@ -42,12 +42,7 @@ impl Limits {
         if !exceeded {
             *used += 1;
         }
-        Some(Standing {
-            limit,
-            used: *used,
-            reset_s: *reset_ms / 1000,
-            exceeded,
-        })
+        Some(Standing { limit, used: *used, reset_s: *reset_ms / 1000, exceeded })
     }
 }
 
@@ -59,15 +54,9 @@ mod tests {
     fn a_budget_is_used_up_and_comes_back_after_an_hour() {
         let mut limits = Limits::default();
         let mut ask = |now| limits.count("t", 0, 2, now).unwrap();
-        assert_eq!(
-            (ask(5).used, ask(6).exceeded, ask(7).exceeded),
-            (1, false, true)
-        );
+        assert_eq!((ask(5).used, ask(6).exceeded, ask(7).exceeded), (1, false, true));
         let standing = ask(3_600_000);
-        assert_eq!(
-            (standing.used, standing.exceeded, standing.reset_s),
-            (1, false, 7_200)
-        );
+        assert_eq!((standing.used, standing.exceeded, standing.reset_s), (1, false, 7_200));
     }
 
     #[test]
