@@ -19,7 +19,7 @@
 //! | [`cli`] | one file per command |
 //! | `sim` | the simulated GitHub (feature `sim`) |
 //!
-//! Leaves that every speaker may use: [`metrics`], [`retry`], [`time`].
+//! Leaves that every speaker may use: [`health`], [`metrics`], [`retry`], [`time`]. [`telemetry`] sets the log up for [`cli`].
 //!
 //! # Who may import whom
 //!
@@ -37,6 +37,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod github;
+pub mod health;
 pub mod intake;
 pub mod kafka;
 pub mod metrics;
@@ -47,4 +48,5 @@ pub mod retry;
 pub mod sim;
 pub mod state;
 pub mod supervisor;
+pub mod telemetry;
 pub mod time;

@@ -2,6 +2,8 @@
 
 pub mod server;
 
+pub use crate::health::Health;
+
 use std::net::SocketAddr;
 
 /// From `[admin]`.

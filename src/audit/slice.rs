@@ -4,7 +4,7 @@ use super::cursor::Cursor;
 use serde::{Deserialize, Serialize};
 
 /// Why a slice is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceKind {
     /// Open at its upper end: what happens now.
@@ -57,6 +57,9 @@ pub struct Slice {
     pub confirming: bool,
     /// Entries that walks of this slice showed, new or not.
     pub entries: u64,
+    /// Second up to which a gap has been recorded because it expired unread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_to_s: Option<i64>,
 }
 
 /// One query being walked page by page.

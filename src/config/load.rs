@@ -1,1 +1,160 @@
-//! Reserved.
+//! From a file and the environment to a [`Config`], or to all of its faults at once.
+
+use super::Config;
+use super::environment::{Environment, OVERRIDE_PREFIX};
+use super::fault::{Fault, Faults};
+use super::reader::{Report, Table};
+use super::sections::{self, Surroundings};
+use ::config::{File, FileFormat, Value, ValueKind};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Most bytes of a configuration file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A configuration without faults, and what is unwise in it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works, but should not stay so.
+    pub warnings: Vec<Fault>,
+}
+
+/// Reads and checks a configuration file with the environment's overrides.
+///
+/// # Errors
+/// All faults, each with its key, what is wrong and the remedy.
+pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Faults> {
+    let text = read_file(path).map_err(|(problem, remedy)| {
+        let key = path.display().to_string();
+        Faults(vec![Fault { key, problem, remedy }])
+    })?;
+    parse(&text, &path.display().to_string(), environment)
+}
+
+/// Reads and checks a configuration's text; `name` stands for it in messages.
+///
+/// # Errors
+/// All faults, each with its key, what is wrong and the remedy.
+pub fn parse(text: &str, name: &str, environment: &Environment) -> Result<Loaded, Faults> {
+    let report = Report::default();
+    let tree = merge(text, name, environment, &report).map_err(|fault| Faults(vec![fault]))?;
+    let config = read(&tree, environment, &report);
+    let (faults, warnings, _) = report.finish();
+    match config {
+        Some(config) if faults.is_empty() => Ok(Loaded { config, warnings }),
+        _ => Err(Faults(faults)),
+    }
+}
+
+/// Every key that a configuration can have, `NAME` where the operator chooses one.
+pub fn known_keys() -> BTreeSet<String> {
+    // one table of each kind makes the reader ask for all there is
+    const ONE_OF_EACH: &str = "[server.x]\n[[entity]]\n";
+    let report = Report::default();
+    let environment = Environment::default();
+    if let Ok(tree) = merge(ONE_OF_EACH, "", &environment, &report) {
+        read(&tree, &environment, &report);
+    }
+    report.finish().2
+}
+
+fn read_file(path: &Path) -> Result<String, (String, String)> {
+    let problem = |error: std::io::Error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::NotFound => "name the file with --config",
+            _ => "check the file's permissions",
+        };
+        (format!("cannot be read ({})", error.kind()), remedy.to_owned())
+    };
+    let meta = std::fs::metadata(path).map_err(problem)?;
+    if meta.len() > FILE_BYTES_MAX || !meta.is_file() {
+        let remedy = "name the TOML file with --config".to_owned();
+        return Err(("is not a configuration file".to_owned(), remedy));
+    }
+    std::fs::read_to_string(path).map_err(problem)
+}
+
+/// The tree of the file with the environment's values over it.
+fn merge(
+    text: &str,
+    name: &str,
+    environment: &Environment,
+    report: &Report,
+) -> Result<Value, Fault> {
+    let mut overrides = ::config::Map::new();
+    for (variable, value) in environment.overrides() {
+        // the list of entities cannot be addressed by variables: a table in its place would hide it
+        if variable.starts_with("GHAUDITD__ENTITY") {
+            report.fault(
+                variable,
+                "entities cannot be set by the environment",
+                "write them in the file; a token may come from a variable by token_env",
+            );
+        } else {
+            overrides.insert(variable.to_owned(), value.to_owned());
+        }
+    }
+    let variables = ::config::Environment::with_prefix(OVERRIDE_PREFIX.trim_end_matches('_'))
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(overrides));
+    let merged = ::config::Config::builder()
+        .add_source(File::from_str(text, FileFormat::Toml))
+        .add_source(variables)
+        .build();
+    match merged {
+        Ok(merged) => Ok(merged.cache),
+        Err(error) => Err(Fault {
+            key: name.to_owned(),
+            problem: format!("is not TOML: {}", without_excerpt(&error.to_string())),
+            remedy: "mend the line that is named; texts stand in double quotes".to_owned(),
+        }),
+    }
+}
+
+/// The TOML parser quotes the line at fault, and that line may hold a secret: keep the place and the reason.
+fn without_excerpt(message: &str) -> String {
+    let is_excerpt = |line: &&str| {
+        line.trim_start()
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .trim_start()
+            .starts_with('|')
+    };
+    let kept: Vec<&str> = message
+        .lines()
+        .filter(|line| !is_excerpt(line))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    kept.join(": ")
+}
+
+fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Config> {
+    if !matches!(tree.kind, ValueKind::Table(_)) {
+        return None;
+    }
+    let around = Surroundings { environment };
+    let mut root = Table::root(tree, report);
+    let servers = sections::server::read(&mut root);
+    let entities = sections::entity::read(&mut root, &servers, &around);
+    let (collect, allow_overlap) = sections::daemon::collect(&mut root);
+    sections::overlap::check(report, &servers, &entities, allow_overlap);
+    let kafka = sections::kafka::read(&mut root);
+    let archive = sections::archive::read(&mut root);
+    let state = sections::daemon::state(&mut root, &around);
+    let admin = sections::daemon::admin(&mut root);
+    let daemon = sections::daemon::daemon(&mut root);
+    root.finish();
+    Some(Config {
+        servers,
+        entities: entities.into_iter().map(|entity| entity.settings).collect(),
+        collect,
+        kafka,
+        archive,
+        state,
+        admin,
+        daemon,
+    })
+}

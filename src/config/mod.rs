@@ -1,6 +1,15 @@
 //! What the operator says: loaded from a TOML file and `GHAUDITD__SECTION__KEY`, checked all at once.
 
+mod environment;
+mod fault;
 pub mod load;
+mod reader;
+mod sections;
+pub mod units;
+
+pub use environment::Environment;
+pub use fault::{Fault, Faults};
+pub use load::{Loaded, load};
 
 use crate::{admin, archive, github, kafka, pipeline, state};
 use std::collections::BTreeMap;

@@ -1,1 +1,665 @@
-//! Reserved.
+//! The loop that collects one entity: select, then apply. Its state has this one owner.
+//!
+//! Order of a turn, and what a crash leaves behind:
+//! 1. a page is fetched: nothing has changed anywhere;
+//! 2. pages become a batch, planned against committed state: nothing has changed anywhere;
+//! 3. the batch is committed in one transaction: records, seen ids and checkpoint are all there, or none is;
+//! 4. the planned state becomes the state, the seen ids go to their files: repeated from Kafka after a crash.
+
+use super::buffer::Buffer;
+use super::partition::{OpenError, Opener, Partition};
+use super::pause::Pause;
+use super::plan::{self, Clocks, Fetched, Planned};
+use super::record::EntityContext;
+use super::schedule::{self, Decision, View, Wanted};
+use crate::audit::{Checkpoint, Entry, Lane, ServerClock, SliceKind};
+use crate::github::{Next, Page, PageRequest, Source, SourceError};
+use crate::health::Health;
+use crate::kafka::{Committed, SinkError};
+use crate::metrics::Metrics;
+use crate::retry::Backoff;
+use crate::state::Buckets;
+use crate::time::{mono_ms, wall_ms};
+use futures_util::future::{BoxFuture, OptionFuture};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// Why a collector ended without being asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// Another instance owns the partition.
+    #[error("{0}")]
+    OwnedByOther(String),
+    /// What is in Kafka is not what this installation wrote.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What a collector is made of.
+pub struct Parts<S: Source, O: Opener> {
+    /// Where pages come from.
+    pub source: Arc<S>,
+    /// Where batches go.
+    pub partition: Arc<Partition<O>>,
+    /// The seen ids, shared by all entities.
+    pub buckets: Arc<Mutex<Buckets>>,
+    /// GitHub's now, for those who keep the seen ids.
+    pub clocks: Arc<super::seen::Clocks>,
+    /// What is the same for all records.
+    pub context: EntityContext,
+    /// How to collect.
+    pub settings: super::Settings,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What is wrong.
+    pub health: Arc<Health>,
+}
+
+const PER_PAGE: u8 = 100;
+/// How long pages of a catch-up wait for company.
+const LINGER_MS: i64 = 250;
+/// Unconfirmed backfills and fallen tails are looked at this often, milliseconds.
+const RESHAPE_EVERY_MS: i64 = 60_000;
+
+/// Collects until cancelled.
+pub async fn run<S: Source, O: Opener>(
+    parts: Parts<S, O>,
+    checkpoint: Option<Checkpoint>,
+    cancel: CancellationToken,
+) -> Result<(), CollectorError> {
+    let mut collector = Collector::new(parts, checkpoint);
+    loop {
+        collector.report();
+        collector.start_commit();
+        let wake = collector.start_fetch();
+        let sleep_ms = wake.saturating_sub(mono_ms()).clamp(0, 10_000);
+        let sleep = Duration::from_millis(u64::try_from(sleep_ms).unwrap_or(0));
+        tokio::select! {
+            biased;
+            Some((planned, result)) = OptionFuture::from(collector.committing.as_mut()) => {
+                collector.committing = None;
+                collector.committed(*planned, result).await?;
+            }
+            () = cancel.cancelled() => break,
+            Some(answer) = OptionFuture::from(collector.fetching.as_mut().map(|(_, future)| future)) => {
+                collector.fetched(answer);
+            }
+            () = tokio::time::sleep(sleep) => {}
+        }
+    }
+    collector.stop().await
+}
+
+type Answer = Result<Page, SourceError>;
+type Outcome = (Box<Planned>, Result<Committed, SinkError>);
+
+/// What a fetch is for.
+#[derive(Debug, Clone)]
+enum Purpose {
+    /// Only the `Date` matters.
+    Probe,
+    /// A page of a slice.
+    Page(Wanted),
+}
+
+struct Collector<S: Source, O: Opener> {
+    parts: Parts<S, O>,
+    name: String,
+    state: Checkpoint,
+    clock: ServerClock,
+    buffer: Buffer,
+    fetching: Option<(Purpose, BoxFuture<'static, Answer>)>,
+    committing: Option<BoxFuture<'static, Outcome>>,
+    tail_due: BTreeMap<Lane, i64>,
+    poll_ms: BTreeMap<Lane, i64>,
+    last_was_tail: bool,
+    source_pause: Pause,
+    sink_pause: Pause,
+    report_due: i64,
+    reshape_due: i64,
+    reshape_wanted: bool,
+    credential: u64,
+    per_page: u8,
+    /// Digest of a page of one entry that could not be cut, to see whether it comes again.
+    uncuttable: Option<String>,
+}
+
+impl<S: Source, O: Opener> Collector<S, O> {
+    fn new(parts: Parts<S, O>, checkpoint: Option<Checkpoint>) -> Self {
+        let state = checkpoint.unwrap_or_else(|| Checkpoint {
+            version: crate::audit::checkpoint::VERSION,
+            entity: parts.context.name.clone(),
+            sequence: 0,
+            github_now_ms: None,
+            lanes: BTreeMap::new(),
+        });
+        let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
+        Self {
+            name: format!("collector/{}", parts.context.name),
+            clock: ServerClock::restored(state.github_now_ms, mono_ms()),
+            credential: parts.source.credential_generation(),
+            buffer,
+            state,
+            parts,
+            fetching: None,
+            committing: None,
+            tail_due: BTreeMap::new(),
+            poll_ms: BTreeMap::new(),
+            last_was_tail: false,
+            source_pause: Pause::new(Duration::from_millis(500), Duration::from_mins(1)),
+            sink_pause: Pause::new(Duration::from_millis(200), Duration::from_secs(30)),
+            report_due: 0,
+            reshape_due: 0,
+            reshape_wanted: true,
+            per_page: PER_PAGE,
+            uncuttable: None,
+        }
+    }
+
+    fn clocks(&self) -> Option<Clocks> {
+        let github_now_ms = self.clock.now_ms(mono_ms())?;
+        Some(Clocks { github_now_ms, ingest_ms: wall_ms() })
+    }
+
+    /// Begins a commit when there is something to commit and nothing better to wait for.
+    fn start_commit(&mut self) {
+        let now = mono_ms();
+        if self.committing.is_some() || self.sink_pause.is_on(now) {
+            return;
+        }
+        let Some(clocks) = self.clocks() else { return };
+        if self.buffer.is_empty() {
+            self.reshape(clocks);
+            return;
+        }
+        let idle = self.fetching.is_none() && self.source_pause.is_on(now);
+        let lingered = now.saturating_sub(self.buffer.since_mono_ms()) >= LINGER_MS;
+        if !(self.buffer.is_ready() || idle || lingered) {
+            return;
+        }
+        if self.buffer.counts_pages() && self.fetching.is_some() {
+            return;
+        }
+        self.buffer.stage();
+        match self.plan(clocks) {
+            Ok(planned) => self.commit(planned),
+            Err(error) => {
+                self.buffer.failed();
+                self.sink_pause.fail(now);
+                self.degrade(&format!("seen ids cannot be read: {error}"));
+            }
+        }
+    }
+
+    fn plan(&self, clocks: Clocks) -> Result<Planned, crate::state::StateError> {
+        let mut buckets = self.parts.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = &self.parts.context.name;
+        let pages = self.buffer.staged();
+        plan::plan(
+            &self.parts.context,
+            &self.state,
+            pages,
+            clocks,
+            |lane, at, fingerprint, pending| buckets.verdict(name, lane, at, fingerprint, pending),
+        )
+    }
+
+    /// A change of state without pages: only when nothing is fetched ahead of the state.
+    fn reshape(&mut self, clocks: Clocks) {
+        let now = mono_ms();
+        if self.fetching.is_some() || !(self.reshape_wanted || now >= self.reshape_due) {
+            return;
+        }
+        if !self.clock.is_confirmed() {
+            return;
+        }
+        self.reshape_due = now.saturating_add(RESHAPE_EVERY_MS);
+        self.reshape_wanted = false;
+        let credential = self.parts.source.credential_generation();
+        let changed = credential != self.credential;
+        self.credential = credential;
+        let rules = &self.parts.context.rules;
+        if let Some(next) = schedule::reshape(&self.state, rules, clocks.now_s(), changed) {
+            let planned = plan::checkpoint_only(&self.parts.context, next, clocks);
+            self.commit(planned);
+        }
+    }
+
+    fn commit(&mut self, mut planned: Planned) {
+        let partition = Arc::clone(&self.parts.partition);
+        let batch = std::mem::take(&mut planned.batch);
+        self.parts.health.named_wait(&self.name, "commit", Duration::from_mins(3));
+        self.committing = Some(Box::pin(async move {
+            let result = partition.commit(batch).await;
+            (Box::new(planned), result)
+        }));
+    }
+
+    /// Begins the next fetch, or says at what monotonic time to look again.
+    fn start_fetch(&mut self) -> i64 {
+        let now = mono_ms();
+        let later = now.saturating_add(1000);
+        if self.fetching.is_some() || self.buffer.is_full() {
+            return later;
+        }
+        if let Some(until) = self.source_pause.until(now) {
+            return until.min(self.commit_wake(later));
+        }
+        if !self.clock.is_confirmed() {
+            self.probe();
+            return later;
+        }
+        let Some(now_ms) = self.clock.now_ms(now) else { return later };
+        let view = View {
+            checkpoint: &self.state,
+            rules: &self.parts.context.rules,
+            ahead: self.buffer.ahead(),
+            tail_due_mono_ms: &self.tail_due,
+            last_was_tail: self.last_was_tail,
+            now_s: now_ms.div_euclid(1000),
+            mono_ms: now,
+        };
+        match schedule::next(&view) {
+            Decision::Fetch(wanted) => {
+                self.fetch(wanted);
+                later
+            }
+            Decision::Reshape => {
+                self.reshape_wanted = true;
+                self.buffer.hurry();
+                if self.committing.is_none() { now } else { later }
+            }
+            Decision::Wait(until) => {
+                self.buffer.hurry();
+                if !self.buffer.is_empty()
+                    && self.committing.is_none()
+                    && !self.sink_pause.is_on(now)
+                {
+                    return now;
+                }
+                until.unwrap_or(later)
+            }
+        }
+    }
+
+    fn commit_wake(&self, later: i64) -> i64 {
+        if self.buffer.is_empty() {
+            later
+        } else {
+            self.buffer.since_mono_ms().saturating_add(LINGER_MS)
+        }
+    }
+
+    fn probe(&mut self) {
+        let lane = self.parts.context.rules.keys().next().copied().unwrap_or(Lane::Web);
+        let from_s = self.clock.now_ms(mono_ms()).unwrap_or_else(wall_ms).div_euclid(1000);
+        let query = crate::audit::slice::Query { from_s, to_s: None };
+        let request = PageRequest { lane, query, cursor: None, per_page: 1 };
+        self.ask(Purpose::Probe, request, None);
+    }
+
+    fn fetch(&mut self, wanted: Wanted) {
+        let (cursor, page) = match wanted.next.clone() {
+            Some(Next::Cursor(cursor)) => (Some(cursor), None),
+            Some(Next::Page(page)) => (None, Some(page)),
+            None => (None, None),
+        };
+        let per_page = self.per_page;
+        let request = PageRequest { lane: wanted.lane, query: wanted.query, cursor, per_page };
+        self.ask(Purpose::Page(wanted), request, page);
+    }
+
+    fn ask(&mut self, purpose: Purpose, request: PageRequest, page: Option<u64>) {
+        let source = Arc::clone(&self.parts.source);
+        self.parts.health.named_wait(&self.name, "page", Duration::from_mins(5));
+        let future = Box::pin(async move { source.fetch(request, page).await });
+        self.fetching = Some((purpose, future));
+    }
+
+    fn fetched(&mut self, answer: Answer) {
+        let Some((purpose, _)) = self.fetching.take() else { return };
+        match (answer, purpose) {
+            (Ok(page), purpose) => {
+                let now = mono_ms();
+                self.clock.observe(page.date_ms.unwrap_or_else(wall_ms), now);
+                self.source_works();
+                self.keep_reserve(&page, now);
+                if let Purpose::Page(wanted) = purpose {
+                    self.accept(wanted, page, false);
+                }
+            }
+            (Err(error), purpose) => self.refused(error, purpose),
+        }
+    }
+
+    fn accept(&mut self, wanted: Wanted, page: Page, dead_letter: bool) {
+        self.last_was_tail = wanted.kind == SliceKind::Tail;
+        self.per_page = PER_PAGE;
+        self.uncuttable = None;
+        if wanted.kind == SliceKind::Tail && page.next.is_none() {
+            self.schedule_poll(wanted.lane, page.entries.len());
+        }
+        let fetched = Fetched {
+            lane: wanted.lane,
+            slice: wanted.slice,
+            query: wanted.query,
+            began: wanted.began,
+            page,
+            dead_letter,
+            fetched_mono_ms: mono_ms(),
+        };
+        if !self.buffer.push(fetched, wanted.next.as_ref(), wanted.kind) {
+            let message = "the page names its own cursor as the next one".to_owned();
+            self.refused(
+                SourceError::Transport { reason: "endless", message },
+                Purpose::Page(wanted),
+            );
+        }
+    }
+
+    /// Polls soon after news, less and less often without.
+    fn schedule_poll(&mut self, lane: Lane, entries: usize) {
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let (min, max) =
+            (ms(self.parts.settings.poll_interval_min), ms(self.parts.settings.poll_interval_max));
+        let poll = self.poll_ms.entry(lane).or_insert(min);
+        // the last second is read again each time, so one entry is no news
+        *poll = if entries > 1 {
+            min
+        } else {
+            poll.saturating_mul(3).saturating_div(2).clamp(min, max)
+        };
+        self.tail_due.insert(lane, mono_ms().saturating_add(*poll));
+    }
+
+    fn keep_reserve(&mut self, page: &Page, now: i64) {
+        let Some(budget) = page.budget else { return };
+        if budget.remaining > self.parts.settings.budget_reserve {
+            return;
+        }
+        let now_ms = self.clock.now_ms(now).unwrap_or_else(wall_ms);
+        let wait_ms =
+            budget.reset_s.saturating_mul(1000).saturating_sub(now_ms).clamp(1000, 3_600_000);
+        debug!(entity = %self.parts.context.name, wait_ms, "request budget used up to the reserve");
+        self.source_pause.set(now.saturating_add(wait_ms));
+    }
+
+    fn source_works(&mut self) {
+        if self.source_pause.succeed() {
+            info!(entity = %self.parts.context.name, "GitHub answers again");
+            self.parts.health.clear(&self.source_part());
+        }
+    }
+
+    fn source_part(&self) -> String {
+        format!("github/{}", self.parts.context.name)
+    }
+
+    /// No page: says so once, decides what to do instead and when. The cursor does not move.
+    fn refused(&mut self, error: SourceError, purpose: Purpose) {
+        let now = mono_ms();
+        let entity = &self.parts.context.name;
+        match error {
+            SourceError::RateLimited { reason, wait, .. } => {
+                self.parts.metrics.retry("github", reason);
+                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                self.source_pause.set(now.saturating_add(wait_ms));
+                if self.source_pause.is_news(reason) {
+                    warn!(%entity, reason, wait_s = wait.as_secs(), "rate limited, waiting");
+                }
+            }
+            SourceError::Denied { reason, message, remedy } => {
+                self.parts.metrics.retry("github", reason);
+                self.source_pause.fail_slowly(now);
+                if self.source_pause.is_news(&format!("{reason} {message}")) {
+                    warn!(%entity, reason, remedy, "GitHub refuses: {message}");
+                    self.parts
+                        .health
+                        .set_degraded(&self.source_part(), format!("{message}: {remedy}"));
+                }
+            }
+            SourceError::Refused { status, message } => {
+                self.parts.metrics.retry("github", "refused");
+                match purpose {
+                    Purpose::Page(wanted) if wanted.next.is_some() => {
+                        warn!(%entity, lane = %wanted.lane, status, "cursor refused, the slice restarts: {message}");
+                        self.drop_cursor(wanted.lane, wanted.slice);
+                    }
+                    _ => self.fails_slowly(
+                        now,
+                        &format!("query refused with status {status}: {message}"),
+                    ),
+                }
+            }
+            SourceError::Transport { reason, message } => {
+                self.parts.metrics.retry("github", reason);
+                if reason == "too_large" && self.per_page > 1 {
+                    self.per_page = self.per_page.div_ceil(2).min(self.per_page.saturating_sub(1));
+                    return;
+                }
+                self.source_pause.fail(now);
+                if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
+                    self.drop_cursor(wanted.lane, wanted.slice);
+                }
+                if self.source_pause.is_news(reason) {
+                    warn!(entity = %self.parts.context.name, reason, "no page, trying again: {message}");
+                }
+            }
+            SourceError::Uncuttable { body, next, date_ms } => {
+                self.parts.metrics.retry("github", "uncuttable");
+                let Purpose::Page(wanted) = purpose else { return self.source_pause.fail(now) };
+                self.uncuttable(wanted, body, next, date_ms);
+            }
+        }
+    }
+
+    fn fails_slowly(&mut self, now: i64, message: &str) {
+        self.source_pause.fail_slowly(now);
+        if self.source_pause.is_news(message) {
+            warn!(entity = %self.parts.context.name, "{message}");
+            self.parts.health.set_degraded(&self.source_part(), message.to_owned());
+        }
+    }
+
+    /// A page that cannot be cut: asked again with fewer entries; what comes twice alone goes whole to the dead letters.
+    fn uncuttable(
+        &mut self,
+        wanted: Wanted,
+        body: bytes::Bytes,
+        next: Option<Next>,
+        date_ms: Option<i64>,
+    ) {
+        if self.per_page > 1 {
+            self.per_page /= 2;
+            return;
+        }
+        let digest = crate::audit::entry::derived_id(&body);
+        if self.uncuttable.as_deref() != Some(digest.as_str()) {
+            self.uncuttable = Some(digest);
+            self.source_pause.fail(mono_ms());
+            return;
+        }
+        warn!(entity = %self.parts.context.name, id = digest, "a page cannot be cut and goes to the dead-letter topic whole");
+        let body_bytes = body.len();
+        let entries = vec![Entry::opaque(body)];
+        let page = Page { entries, next, date_ms, body_bytes, budget: None };
+        self.accept(wanted, page, true);
+    }
+
+    /// The walk's pages that are fetched already are committed; then it restarts where nothing can be missed.
+    fn drop_cursor(&mut self, lane: Lane, slice: u64) {
+        if self.buffer.holds(lane, slice) || self.committing.is_some() {
+            self.buffer.lose_cursor(lane, slice);
+        } else if let Some(state) = self.state.lanes.get_mut(&lane) {
+            state.drop_cursor(slice);
+        }
+    }
+
+    async fn committed(
+        &mut self,
+        planned: Planned,
+        result: Result<Committed, SinkError>,
+    ) -> Result<(), CollectorError> {
+        match result {
+            Ok(committed) => self.apply(planned, &committed),
+            Err(SinkError::Aborted { reason, message }) => {
+                self.parts.metrics.retry("kafka", reason);
+                self.again(&message);
+            }
+            Err(SinkError::Content { too_large: true, message, .. }) => {
+                let smaller = (self.parts.context.value_bytes_max / 2).max(64 << 10);
+                warn!(entity = %self.parts.context.name, value_bytes_max = smaller, "a record is too large for its topic, larger entries go in pieces: {message}");
+                self.parts.context.value_bytes_max = smaller;
+                self.again(&message);
+            }
+            Err(SinkError::Content { message, .. }) => {
+                self.parts.metrics.retry("kafka", "content");
+                self.again(&message);
+            }
+            Err(SinkError::Lost { message } | SinkError::Fenced { message }) => {
+                self.parts.metrics.retry("kafka", "lost");
+                self.recover(&message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the batch is visible: the same pages are planned again after a while.
+    fn again(&mut self, message: &str) {
+        self.buffer.failed();
+        self.sink_pause.fail(mono_ms());
+        if self.sink_pause.is_news("aborted") {
+            warn!(entity = %self.parts.context.name, "transaction aborted, trying again: {message}");
+        }
+        self.degrade(message);
+    }
+
+    fn degrade(&self, message: &str) {
+        self.parts
+            .health
+            .set_degraded(&format!("kafka/{}", self.parts.context.name), message.to_owned());
+    }
+
+    /// The outcome is unknown until the checkpoint is read: it says what was committed.
+    async fn recover(&mut self, message: &str) -> Result<(), CollectorError> {
+        warn!(entity = %self.parts.context.name, "producer lost, opening it again: {message}");
+        self.degrade(message);
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+        loop {
+            self.parts.health.named_wait(&self.name, "producer", Duration::from_mins(5));
+            match self.parts.partition.recover(&self.parts.context.name).await {
+                Ok(checkpoint) => {
+                    if let Some(checkpoint) = checkpoint {
+                        self.state = checkpoint;
+                    }
+                    // what was fetched ahead rests on a state that may not be: it is fetched again
+                    self.buffer.clear();
+                    self.fetching = None;
+                    self.sink_works();
+                    return Ok(());
+                }
+                Err(OpenError::Retry(reason)) => {
+                    let wait = backoff.next_wait();
+                    debug!(entity = %self.parts.context.name, wait_ms = wait.as_millis(), "cannot open: {reason}");
+                    self.degrade(&reason);
+                    tokio::time::sleep(wait).await;
+                }
+                Err(OpenError::OwnedByOther(reason)) => {
+                    return Err(CollectorError::OwnedByOther(reason));
+                }
+                Err(OpenError::Refused(reason)) => return Err(CollectorError::Refused(reason)),
+            }
+        }
+    }
+
+    fn sink_works(&mut self) {
+        if self.sink_pause.succeed() {
+            info!(entity = %self.parts.context.name, "transactions commit again");
+        }
+        self.parts.health.clear(&format!("kafka/{}", self.parts.context.name));
+    }
+
+    /// The planned state becomes the state.
+    fn apply(&mut self, mut planned: Planned, committed: &Committed) {
+        let name = &self.parts.context.name;
+        let partition = self.parts.partition.number();
+        let filed = {
+            let mut buckets = self.parts.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            for &(topic, next_offset) in &committed.next_offsets {
+                buckets.set_applied(topic, partition, next_offset);
+            }
+            buckets.commit(name, &mut planned.pending)
+        };
+        self.sink_works();
+        self.count(&planned);
+        self.state = planned.next;
+        for (lane, slice) in self.buffer.succeeded() {
+            if let Some(state) = self.state.lanes.get_mut(&lane) {
+                state.drop_cursor(slice);
+            }
+        }
+        if let Err(error) = filed {
+            // they are in Kafka, and owed to the files: nothing is planned before they are written
+            warn!(entity = %self.parts.context.name, "seen ids cannot be written: {error}");
+            self.degrade(&format!("seen ids cannot be written: {error}"));
+        }
+    }
+
+    fn count(&self, planned: &Planned) {
+        let (name, metrics) = (&self.parts.context.name, &self.parts.metrics);
+        for (&(lane, kind), counts) in &planned.counts {
+            metrics.committed(name, lane, kind, counts.committed);
+            metrics.known(name, lane, counts.known);
+            metrics.revisions(name, lane, counts.revisions);
+            metrics.dead_letters(name, counts.dead_letters);
+            for _ in 0..counts.gaps {
+                metrics.gap(name, lane);
+                warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
+            }
+        }
+        let live = |fetched: &&Fetched| fetched.page.next.is_none();
+        if let Some(since) = self.buffer.staged().iter().find(live).map(|live| live.fetched_mono_ms)
+        {
+            let ms = i32::try_from(mono_ms().saturating_sub(since)).unwrap_or(i32::MAX);
+            metrics.live_latency(name, f64::from(ms) / 1000.0);
+        }
+    }
+
+    fn report(&mut self) {
+        self.parts.health.beat(&self.name);
+        let now = mono_ms();
+        if now < self.report_due {
+            return;
+        }
+        self.report_due = now.saturating_add(1000);
+        let (name, metrics) = (&self.parts.context.name, &self.parts.metrics);
+        let Some(now_ms) = self.clock.now_ms(mono_ms()) else { return };
+        if self.clock.is_confirmed() {
+            self.parts.clocks.set(name, now_ms);
+        }
+        let now_s = now_ms.div_euclid(1000);
+        let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
+        for (&lane, rules) in &self.parts.context.rules {
+            let Some(state) = self.state.lanes.get(&lane) else { continue };
+            let runway = schedule::runway_s(state, rules, now_s).map(seconds);
+            metrics.runway(name, lane, runway);
+            if let Some(edge) = state.lowest_edge_s() {
+                metrics.lag(name, lane, seconds(now_s.saturating_sub(edge)));
+            }
+        }
+    }
+
+    /// A commit that is under way is awaited: nothing is left half done.
+    async fn stop(mut self) -> Result<(), CollectorError> {
+        if let Some(committing) = self.committing.take() {
+            let (planned, result) = committing.await;
+            if let Ok(committed) = result {
+                self.apply(*planned, &committed);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,9 +1,14 @@
 //! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`], [`plan`].
 
 pub mod archiver;
+pub mod buffer;
 pub mod collector;
+pub mod partition;
+pub mod pause;
 pub mod plan;
+pub mod record;
 pub mod schedule;
+pub mod seen;
 
 use std::time::Duration;
 

@@ -1,0 +1,571 @@
+//! What happens to a lane's slices: the rules of collecting, as pure functions of state, page and now.
+//!
+//! Neighbouring queries share their edge second, because whether GitHub's `A..B` includes the milliseconds of second B
+//! is not known; what comes twice is dropped by its id.
+
+use super::checkpoint::{Backfill, LaneState};
+use super::cursor::Cursor;
+use super::entity::Lane;
+use super::interval::Intervals;
+use super::slice::{Query, Slice, SliceKind, Walk};
+
+/// GitHub was founded in 2008: nothing is older. Epoch seconds.
+pub const OLDEST_S: i64 = 1_199_145_600;
+/// The first backfill asks this much further back than the retention: a filter costs nothing, the edge is vague.
+pub const RETENTION_SLACK_S: i64 = 35 * DAY_S;
+/// A tail that starts more than settling and this behind now is turned into backfill.
+pub const TAIL_SLACK_S: i64 = 600;
+/// A wholly empty backfill is asked again after this time.
+pub const UNCONFIRMED_AGAIN_S: i64 = DAY_S;
+const DAY_S: i64 = 86_400;
+
+/// What a lane's rules depend on besides its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneRules {
+    /// Which lane.
+    pub lane: Lane,
+    /// How long GitHub keeps it; `None`: unlimited.
+    pub retention_s: Option<i64>,
+    /// Age at which nothing late is expected any more.
+    pub settling_s: i64,
+}
+
+impl LaneRules {
+    /// Longest backfill slice: a few for the whole retention, so that a lost cursor costs little.
+    fn slice_span_s(&self) -> i64 {
+        match self.lane {
+            Lane::Web => 30 * DAY_S,
+            Lane::Git => DAY_S,
+        }
+    }
+
+    /// Before this second, GitHub has deleted everything at `now_s`.
+    fn edge_s(&self, now_s: i64) -> Option<i64> {
+        self.retention_s.map(|retention| now_s.saturating_sub(retention))
+    }
+}
+
+/// What one page showed, as far as the rules care.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Entry time of each entry, epoch seconds, in the order in which they came.
+    pub times_s: Vec<Option<i64>>,
+    /// How many were new.
+    pub new_entries: u64,
+    /// The cursor of the next page, where it may be kept.
+    pub cursor: Option<Cursor>,
+    /// Whether there is a next page at all.
+    pub more: bool,
+}
+
+/// A period that expired before it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired {
+    /// First second.
+    pub from_s: i64,
+    /// Second after the last.
+    pub to_s: i64,
+}
+
+impl LaneState {
+    /// A lane's first state: the tail from now - settling, the backfill before it.
+    pub fn begin(rules: &LaneRules, now_s: i64) -> Self {
+        let start_s = now_s.saturating_sub(rules.settling_s);
+        let mut lane = Self {
+            began_s: now_s,
+            collected: Intervals::default(),
+            slices: Vec::new(),
+            next_slice: 1,
+            backfills: Vec::new(),
+            next_backfill: 1,
+            entries: 0,
+        };
+        lane.push_slice(SliceKind::Tail, start_s, None, None);
+        let (from_s, floor_s) = match rules.edge_s(now_s) {
+            // what expires while the first pages are fetched cannot be saved by anyone: settling is allowed for it
+            Some(edge) => (
+                edge.saturating_sub(RETENTION_SLACK_S),
+                edge.saturating_add(rules.settling_s).min(start_s),
+            ),
+            None => (OLDEST_S, OLDEST_S),
+        };
+        lane.open_backfill(rules, from_s, start_s, floor_s);
+        lane
+    }
+
+    /// Turns what a tail has fallen behind into backfill; true when something changed.
+    ///
+    /// To be called before each walk of the tail, and after a restart.
+    pub fn split_tail(&mut self, rules: &LaneRules, now_s: i64) -> bool {
+        let Some(tail) = self.slices.iter_mut().find(|slice| slice.kind == SliceKind::Tail) else {
+            return false;
+        };
+        let behind_s = tail.restart_s();
+        let live_s = now_s.saturating_sub(rules.settling_s);
+        if live_s.saturating_sub(behind_s) <= TAIL_SLACK_S {
+            return false;
+        }
+        self.collected.insert(tail.from_s, behind_s);
+        tail.from_s = live_s;
+        tail.start_s = live_s;
+        tail.walk = None;
+        self.open_backfill(rules, behind_s, live_s, behind_s);
+        true
+    }
+
+    /// Opens slices for backfills that were wholly empty and are due to be asked again; true when something changed.
+    pub fn ask_again(&mut self, rules: &LaneRules, now_s: i64, credentials_changed: bool) -> bool {
+        let due: Vec<_> = self
+            .backfills
+            .iter_mut()
+            .filter(|backfill| {
+                backfill.empty_at_s.is_some_and(|at| {
+                    credentials_changed || now_s.saturating_sub(at) >= UNCONFIRMED_AGAIN_S
+                })
+            })
+            .map(|backfill| {
+                backfill.empty_at_s = None;
+                (backfill.id, backfill.from_s, backfill.to_s)
+            })
+            .collect();
+        for &(id, from_s, to_s) in &due {
+            self.push_backfill_slices(rules, id, from_s, to_s, from_s);
+        }
+        !due.is_empty()
+    }
+
+    /// Begins a new walk of a slice, as its first page is applied.
+    pub fn begin_walk(&mut self, slice: u64, query: Query) {
+        if let Some(slice) = self.slice_mut(slice) {
+            slice.walk = Some(Walk::new(query));
+        }
+    }
+
+    /// Drops a cursor that GitHub no longer takes: the next walk starts where nothing can be missed.
+    pub fn drop_cursor(&mut self, slice: u64) {
+        if let Some(slice) = self.slice_mut(slice) {
+            slice.start_s = slice.restart_s();
+            slice.walk = None;
+        }
+    }
+
+    /// Takes what a page of a slice's walk showed at `now_s`. Returns what expired before it was read.
+    pub fn apply_page(
+        &mut self,
+        rules: &LaneRules,
+        id: u64,
+        shown: &Shown,
+        now_s: i64,
+    ) -> Option<Expired> {
+        let floor_s = self.gap_floor_s(id);
+        let entries = count(shown.times_s.len());
+        let slice = self.slice_mut(id)?;
+        let expired = slice.expired(rules, floor_s, now_s);
+        if let Some(expired) = expired {
+            slice.gap_to_s = Some(expired.to_s);
+        }
+        slice.entries = slice.entries.saturating_add(entries);
+        let backfill = slice.backfill;
+        if let Some(walk) = slice.walk.as_mut() {
+            walk.take(shown, now_s);
+        }
+        if let Some(backfill) = backfill.and_then(|id| self.backfill_mut(id)) {
+            backfill.entries = backfill.entries.saturating_add(entries);
+        }
+        self.entries = self.entries.saturating_add(shown.new_entries);
+        if !shown.more {
+            self.end_walk(rules, id, now_s);
+        }
+        expired
+    }
+
+    /// Epoch second of the lowest edge that is not collected yet and still counts.
+    pub fn lowest_edge_s(&self) -> Option<i64> {
+        self.slices
+            .iter()
+            .filter_map(|slice| {
+                let floor = slice
+                    .backfill
+                    .and_then(|id| self.backfill(id))
+                    .map_or(i64::MIN, |b| b.gap_floor_s);
+                let counts = slice.to_s.is_none_or(|to| to > floor);
+                counts.then(|| slice.unread_s().max(floor))
+            })
+            .min()
+    }
+
+    fn end_walk(&mut self, rules: &LaneRules, id: u64, now_s: i64) {
+        let Some(slice) = self.slices.iter_mut().find(|slice| slice.id == id) else {
+            return;
+        };
+        let Some(walk) = slice.walk.take() else {
+            return;
+        };
+        match slice.to_s {
+            None => {
+                let settled_s = now_s.saturating_sub(rules.settling_s);
+                let newest_s =
+                    walk.newest_s.map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
+                slice.start_s = settled_s.max(newest_s).max(slice.from_s);
+                let (from_s, to_s) = (slice.from_s, slice.start_s);
+                self.collected.insert(from_s, to_s);
+            }
+            Some(to_s)
+                if walk.new_entries == 0 && now_s >= to_s.saturating_add(rules.settling_s) =>
+            {
+                let (from_s, backfill) = (slice.from_s, slice.backfill);
+                self.slices.retain(|slice| slice.id != id);
+                self.collected.insert(from_s, to_s);
+                self.end_backfill(backfill, now_s);
+            }
+            Some(_) => {
+                slice.start_s = walk.restart_s(slice.from_s, slice.to_s);
+                slice.confirming = true;
+            }
+        }
+    }
+
+    fn end_backfill(&mut self, id: Option<u64>, now_s: i64) {
+        let Some(id) = id else { return };
+        if self.slices.iter().any(|slice| slice.backfill == Some(id)) {
+            return;
+        }
+        if let Some(backfill) = self.backfill_mut(id)
+            && backfill.entries == 0
+        {
+            backfill.empty_at_s = Some(now_s);
+        } else {
+            self.backfills.retain(|backfill| backfill.id != id);
+        }
+    }
+
+    fn open_backfill(&mut self, rules: &LaneRules, from_s: i64, to_s: i64, gap_floor_s: i64) {
+        let id = self.next_backfill;
+        self.next_backfill = id.saturating_add(1);
+        self.backfills.push(Backfill {
+            id,
+            from_s,
+            to_s,
+            gap_floor_s,
+            entries: 0,
+            empty_at_s: None,
+        });
+        self.push_backfill_slices(rules, id, from_s, to_s, gap_floor_s);
+    }
+
+    fn push_backfill_slices(
+        &mut self,
+        rules: &LaneRules,
+        id: u64,
+        from_s: i64,
+        to_s: i64,
+        floor_s: i64,
+    ) {
+        let span_s = rules.slice_span_s();
+        let mut at_s = from_s;
+        if rules.retention_s.is_some() && from_s < floor_s && floor_s < to_s {
+            self.push_slice(SliceKind::Backfill, from_s, Some(floor_s), Some(id));
+            at_s = floor_s;
+        }
+        while rules.retention_s.is_some() && to_s.saturating_sub(at_s) > span_s {
+            let end_s = at_s.saturating_add(span_s);
+            self.push_slice(SliceKind::Backfill, at_s, Some(end_s), Some(id));
+            at_s = end_s;
+        }
+        self.push_slice(SliceKind::Backfill, at_s, Some(to_s), Some(id));
+    }
+
+    fn push_slice(
+        &mut self,
+        kind: SliceKind,
+        from_s: i64,
+        to_s: Option<i64>,
+        backfill: Option<u64>,
+    ) {
+        let id = self.next_slice;
+        self.next_slice = id.saturating_add(1);
+        self.slices.push(Slice {
+            id,
+            kind,
+            from_s,
+            to_s,
+            backfill,
+            start_s: from_s,
+            walk: None,
+            confirming: false,
+            entries: 0,
+            gap_to_s: None,
+        });
+    }
+
+    fn gap_floor_s(&self, slice: u64) -> i64 {
+        self.slice(slice)
+            .and_then(|slice| slice.backfill)
+            .and_then(|id| self.backfill(id))
+            .map_or(i64::MIN, |backfill| backfill.gap_floor_s)
+    }
+
+    /// An open slice by its id.
+    pub fn slice(&self, id: u64) -> Option<&Slice> {
+        self.slices.iter().find(|slice| slice.id == id)
+    }
+
+    fn slice_mut(&mut self, id: u64) -> Option<&mut Slice> {
+        self.slices.iter_mut().find(|slice| slice.id == id)
+    }
+
+    fn backfill(&self, id: u64) -> Option<&Backfill> {
+        self.backfills.iter().find(|backfill| backfill.id == id)
+    }
+
+    fn backfill_mut(&mut self, id: u64) -> Option<&mut Backfill> {
+        self.backfills.iter_mut().find(|backfill| backfill.id == id)
+    }
+}
+
+impl Slice {
+    /// Where a walk without a cursor starts: the slice's own start; the second of the last entry only if every entry of
+    /// the walk so far came in non-descending time.
+    pub fn restart_s(&self) -> i64 {
+        self.walk.as_ref().map_or(self.start_s, |walk| walk.restart_s(self.start_s, self.to_s))
+    }
+
+    /// The query of the next walk.
+    pub fn next_query(&self) -> Query {
+        Query { from_s: self.start_s, to_s: self.to_s }
+    }
+
+    /// The lowest second that has not been read.
+    pub fn unread_s(&self) -> i64 {
+        if self.confirming {
+            self.to_s.unwrap_or(self.start_s).max(self.start_s)
+        } else {
+            self.restart_s()
+        }
+    }
+
+    /// What of this slice has expired unread at an answer at `now_s` and has not been recorded.
+    fn expired(&self, rules: &LaneRules, floor_s: i64, now_s: i64) -> Option<Expired> {
+        let edge_s = rules.edge_s(now_s)?;
+        let from_s = self.unread_s().max(floor_s).max(self.gap_to_s.unwrap_or(i64::MIN));
+        let to_s = self.to_s.map_or(edge_s, |to| to.min(edge_s));
+        (from_s < to_s).then_some(Expired { from_s, to_s })
+    }
+}
+
+impl Walk {
+    fn new(query: Query) -> Self {
+        Self { query, cursor: None, new_entries: 0, newest_s: None, last_s: None, in_order: true }
+    }
+
+    fn take(&mut self, shown: &Shown, now_s: i64) {
+        for &time_s in &shown.times_s {
+            // an entry dated ahead of now says nothing about how far the walk has come
+            let sane = time_s.filter(|&time| time <= now_s);
+            self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
+            self.newest_s = self.newest_s.max(sane);
+            self.last_s = sane.or(self.last_s);
+        }
+        self.new_entries = self.new_entries.saturating_add(shown.new_entries);
+        self.cursor.clone_from(&shown.cursor);
+    }
+
+    fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
+        match self.last_s {
+            Some(last) if self.in_order && last >= start_s && to_s.is_none_or(|to| last <= to) => {
+                last
+            }
+            _ => start_s,
+        }
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000;
+
+    fn rules(lane: Lane) -> LaneRules {
+        let retention_s = if lane == Lane::Git { 7 * DAY_S } else { 180 * DAY_S };
+        LaneRules { lane, retention_s: Some(retention_s), settling_s: 600 }
+    }
+
+    fn tail(lane: &LaneState) -> &Slice {
+        lane.slices.iter().find(|slice| slice.kind == SliceKind::Tail).unwrap()
+    }
+
+    fn page(
+        lane: &mut LaneState,
+        rules: &LaneRules,
+        id: u64,
+        times: &[i64],
+        new: u64,
+        more: bool,
+        now: i64,
+    ) -> Option<Expired> {
+        let slice = lane.slice(id).unwrap();
+        if slice.walk.is_none() {
+            let query = slice.next_query();
+            lane.begin_walk(id, query);
+        }
+        let shown = Shown {
+            times_s: times.iter().copied().map(Some).collect(),
+            new_entries: new,
+            cursor: more.then(|| Cursor::new("c".to_owned()).unwrap()),
+            more,
+        };
+        lane.apply_page(rules, id, &shown, now)
+    }
+
+    #[test]
+    fn a_first_run_leaves_no_second_uncovered() {
+        for lane in Lane::ALL {
+            let rules = rules(lane);
+            let state = LaneState::begin(&rules, NOW);
+            let mut at = NOW - rules.retention_s.unwrap() - RETENTION_SLACK_S;
+            for slice in state.slices.iter().filter(|slice| slice.kind == SliceKind::Backfill) {
+                assert_eq!(slice.from_s, at, "slices follow each other, sharing the edge second");
+                at = slice.to_s.unwrap();
+            }
+            assert_eq!(at, NOW - 600, "inclusive of T0");
+            assert_eq!(tail(&state).from_s, NOW - 600);
+        }
+    }
+
+    #[test]
+    fn unlimited_retention_is_one_slice_from_the_beginning() {
+        let rules = LaneRules { lane: Lane::Web, retention_s: None, settling_s: 600 };
+        let state = LaneState::begin(&rules, NOW);
+        assert_eq!(state.slices.len(), 2);
+        assert_eq!(state.slices.last().unwrap().from_s, OLDEST_S);
+    }
+
+    #[test]
+    fn a_slice_closes_only_after_a_walk_that_shows_nothing_new() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = state.slices.last().unwrap().id;
+        let from = state.slices.last().unwrap().from_s;
+        page(&mut state, &rules, id, &[from + 1, from + 5], 2, false, NOW);
+        let slice = state.slice(id).unwrap();
+        assert!(slice.confirming);
+        assert_eq!(
+            slice.start_s,
+            from + 5,
+            "in order: the confirming walk starts at the last second"
+        );
+        page(&mut state, &rules, id, &[from + 5], 0, false, NOW);
+        assert!(state.slice(id).is_none());
+        assert!(state.collected.contains(from + 100));
+    }
+
+    #[test]
+    fn newest_first_restarts_at_the_slices_own_start() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let slice = state.slices.last().unwrap();
+        let (id, from) = (slice.id, slice.from_s);
+        page(&mut state, &rules, id, &[from + 9, from + 5], 2, true, NOW);
+        state.drop_cursor(id);
+        assert_eq!(state.slice(id).unwrap().next_query().from_s, from);
+    }
+
+    #[test]
+    fn a_slice_does_not_close_before_its_upper_edge_has_settled() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = state.slices.last().unwrap().id;
+        page(&mut state, &rules, id, &[], 0, false, NOW - 1);
+        assert!(state.slice(id).is_some());
+        page(&mut state, &rules, id, &[], 0, false, NOW);
+        assert!(state.slice(id).is_none());
+    }
+
+    #[test]
+    fn the_tail_moves_to_the_newest_second_less_one_and_never_into_the_future() {
+        let rules = rules(Lane::Web);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = tail(&state).id;
+        page(&mut state, &rules, id, &[NOW - 90, NOW - 30], 2, false, NOW);
+        assert_eq!(tail(&state).start_s, NOW - 31);
+        let year_2099 = 4_070_908_800;
+        page(&mut state, &rules, id, &[NOW - 20, year_2099], 2, false, NOW);
+        assert_eq!(tail(&state).start_s, NOW - 21, "an entry dated 2099 moves nothing");
+        page(&mut state, &rules, id, &[], 0, false, NOW + 1000);
+        assert_eq!(tail(&state).start_s, NOW + 400, "nothing seen: now - settling");
+    }
+
+    #[test]
+    fn a_tail_five_days_behind_becomes_backfill_and_is_live() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = tail(&state).id;
+        page(&mut state, &rules, id, &[NOW - 30], 1, false, NOW);
+        let later = NOW + 5 * DAY_S;
+        assert!(!state.clone().split_tail(&rules, NOW + 1200 - 31));
+        assert!(state.split_tail(&rules, later));
+        assert_eq!(tail(&state).start_s, later - 600);
+        let spans: Vec<_> = state
+            .slices
+            .iter()
+            .filter(|slice| slice.backfill == Some(2))
+            .map(|slice| (slice.from_s, slice.to_s.unwrap()))
+            .collect();
+        assert_eq!(spans.first().unwrap().0, NOW - 31);
+        assert_eq!(spans.last().unwrap().1, later - 600);
+        assert!(spans.windows(2).all(|pair| pair[0].1 == pair[1].0));
+    }
+
+    #[test]
+    fn a_wholly_empty_backfill_is_unconfirmed_and_asked_again_daily() {
+        let rules = LaneRules { lane: Lane::Web, retention_s: None, settling_s: 600 };
+        let mut state = LaneState::begin(&rules, NOW);
+        let id = state.slices.last().unwrap().id;
+        page(&mut state, &rules, id, &[], 0, false, NOW);
+        assert_eq!(state.backfills.first().unwrap().empty_at_s, Some(NOW));
+        assert!(!state.ask_again(&rules, NOW + DAY_S - 1, false));
+        assert!(state.clone().ask_again(&rules, NOW + 1, true));
+        assert!(state.ask_again(&rules, NOW + DAY_S, false));
+        assert_eq!(state.slices.len(), 2);
+    }
+
+    #[test]
+    fn what_expired_unread_is_a_gap_once_and_what_was_old_at_the_start_is_none() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let first = state.slices.iter().find(|slice| slice.kind == SliceKind::Backfill).unwrap().id;
+        assert_eq!(page(&mut state, &rules, first, &[], 0, false, NOW), None);
+        let tail_id = tail(&state).id;
+        page(&mut state, &rules, tail_id, &[NOW - 30], 1, false, NOW);
+        let later = NOW + 8 * DAY_S;
+        state.split_tail(&rules, later);
+        let slice = state.slices.iter().find(|slice| slice.backfill == Some(2)).unwrap();
+        let (id, from, to) = (slice.id, slice.from_s, slice.to_s.unwrap());
+        assert!(to < later - 7 * DAY_S, "wholly expired");
+        let gap = page(&mut state, &rules, id, &[], 0, true, later);
+        assert_eq!(gap, Some(Expired { from_s: from, to_s: to }));
+        assert_eq!(page(&mut state, &rules, id, &[], 0, true, later), None, "recorded once");
+    }
+
+    #[test]
+    fn the_lowest_edge_follows_the_walk() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        assert_eq!(state.lowest_edge_s(), Some(NOW - 7 * DAY_S + 600));
+        let ids: Vec<_> = state
+            .slices
+            .iter()
+            .filter(|slice| slice.kind == SliceKind::Backfill)
+            .map(|slice| slice.id)
+            .collect();
+        for id in ids {
+            page(&mut state, &rules, id, &[], 0, false, NOW);
+        }
+        assert_eq!(state.lowest_edge_s(), Some(NOW - 600));
+    }
+}

@@ -1,0 +1,193 @@
+//! What the daemon's parts say about themselves: ready or not, degraded or not, and whether the loops still turn.
+
+use crate::time::mono_ms;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A loop that announces nothing must turn again within this time.
+pub const TURN_MAX: Duration = Duration::from_secs(30);
+
+/// Why a part is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Reason {
+    /// The part: `kafka`, `archive`, `entity/acme/web`.
+    pub part: String,
+    /// `starting` or `degraded`.
+    pub state: &'static str,
+    /// What is the matter, with the remedy where there is one.
+    pub reason: String,
+}
+
+/// A loop that has not turned in time.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Stalled {
+    /// Name of the loop.
+    pub name: String,
+    /// What it was last known to do.
+    pub doing: String,
+    /// By how many milliseconds it is late.
+    pub late_ms: i64,
+}
+
+/// What a loop promised last.
+#[derive(Debug)]
+struct Turn {
+    doing: String,
+    due_ms: i64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reasons: BTreeMap<String, Reason>,
+    turns: BTreeMap<String, Turn>,
+}
+
+/// The health of one process. Cheap to share behind an `Arc`; no call blocks.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<State>);
+
+impl Health {
+    /// Health without parts: ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // a poisoned lock means that a holder panicked between two assignments of plain values
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, part: &str, state: &'static str, reason: String) {
+        let reason = Reason { part: part.to_owned(), state, reason };
+        self.state().reasons.insert(part.to_owned(), reason);
+    }
+
+    /// A part is still on its way to being ready.
+    pub fn set_starting(&self, part: &str, reason: impl Into<String>) {
+        self.set(part, "starting", reason.into());
+    }
+
+    /// A part works, but not as it should: the reason stays until [`Self::clear`].
+    pub fn set_degraded(&self, part: &str, reason: impl Into<String>) {
+        self.set(part, "degraded", reason.into());
+    }
+
+    /// A part is as it should be.
+    pub fn clear(&self, part: &str) {
+        self.state().reasons.remove(part);
+    }
+
+    /// Whether no part is starting or degraded.
+    pub fn ready(&self) -> bool {
+        self.state().reasons.is_empty()
+    }
+
+    /// Why the daemon is not ready, by part.
+    pub fn reasons(&self) -> Vec<Reason> {
+        self.state().reasons.values().cloned().collect()
+    }
+
+    /// A loop has turned, and will again within [`TURN_MAX`].
+    pub fn beat(&self, name: &str) {
+        self.promise(name, "a turn", TURN_MAX);
+    }
+
+    /// A loop waits for `what`, and will turn again within `deadline`.
+    pub fn named_wait(&self, name: &str, what: &str, deadline: Duration) {
+        self.promise(name, what, deadline);
+    }
+
+    fn promise(&self, name: &str, doing: &str, within: Duration) {
+        let within_ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        let due_ms = mono_ms().saturating_add(within_ms);
+        let mut state = self.state();
+        if let Some(turn) = state.turns.get_mut(name) {
+            turn.due_ms = due_ms;
+            if turn.doing != doing {
+                doing.clone_into(&mut turn.doing);
+            }
+            return;
+        }
+        state.turns.insert(name.to_owned(), Turn { doing: doing.to_owned(), due_ms });
+    }
+
+    /// A loop has ended as it should: nothing more is expected of it.
+    pub fn ended(&self, name: &str) {
+        self.state().turns.remove(name);
+    }
+
+    /// The loops that have not turned in time.
+    pub fn stalled(&self) -> Vec<Stalled> {
+        self.stalled_at(mono_ms())
+    }
+
+    fn stalled_at(&self, now_ms: i64) -> Vec<Stalled> {
+        let late = |(name, turn): (&String, &Turn)| {
+            let late_ms = now_ms.saturating_sub(turn.due_ms);
+            (late_ms > 0).then(|| Stalled {
+                name: name.clone(),
+                doing: turn.doing.clone(),
+                late_ms,
+            })
+        };
+        self.state().turns.iter().filter_map(late).collect()
+    }
+
+    /// `Ok` when every loop makes progress, else which ones do not: for the watchdog.
+    ///
+    /// # Errors
+    /// The loops that are late, with what they were doing.
+    pub fn progress(&self) -> Result<(), String> {
+        let stalled = self.stalled();
+        if stalled.is_empty() {
+            return Ok(());
+        }
+        let shown: Vec<_> = stalled
+            .iter()
+            .map(|late| format!("{} is {} ms late in {}", late.name, late.late_ms, late.doing))
+            .collect();
+        Err(shown.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_ready_when_its_reason_is_cleared() {
+        let health = Health::new();
+        health.set_starting("kafka", "topics are not looked at yet");
+        health.set_degraded("archive", "2 gaps are not acknowledged");
+        assert!(!health.ready());
+        health.clear("kafka");
+        assert_eq!(health.reasons().len(), 1);
+        health.clear("archive");
+        assert!(health.ready());
+    }
+
+    #[test]
+    fn a_loop_is_stalled_after_its_deadline_and_not_before() {
+        let health = Health::new();
+        let before = mono_ms();
+        health.named_wait("collector", "the next poll", Duration::from_mins(1));
+        assert_eq!(health.stalled_at(before + 59_000), []);
+        let stalled = health.stalled_at(mono_ms() + 61_000);
+        assert_eq!(stalled.len(), 1);
+        assert_eq!(stalled[0].doing, "the next poll");
+        assert!((1..=1_500).contains(&stalled[0].late_ms), "{stalled:?}");
+    }
+
+    #[test]
+    fn a_beat_follows_a_wait_and_an_ended_loop_owes_nothing() {
+        let health = Health::new();
+        health.named_wait("archiver", "a record", Duration::from_hours(1));
+        health.beat("archiver");
+        let late = mono_ms() + i64::try_from(TURN_MAX.as_millis()).unwrap() + 1;
+        assert_eq!(health.stalled_at(late).len(), 1);
+        assert_eq!(health.progress(), Ok(()));
+        health.ended("archiver");
+        assert_eq!(health.stalled_at(late), []);
+    }
+}
