@@ -1,13 +1,17 @@
 //! Where entries come from: GitHub's REST audit log.
 //!
-//! Speakers: [`client`] (HTTP), [`auth`] (reads tokens). Pure: [`page`], [`link`], [`rate_limit`], [`query`].
+//! Speakers: [`client`] (HTTP), [`auth`] (reads tokens). Pure: [`page`] (with
+//! [`fact`]), [`link`], [`rate_limit`], [`query`], [`denial`].
 
 pub mod auth;
 pub mod client;
+pub mod denial;
+pub mod fact;
 pub mod link;
 pub mod page;
 pub mod query;
 pub mod rate_limit;
+mod scan;
 
 use crate::audit::slice::Query;
 use crate::audit::{Cursor, EntityKind, EntityName, Entry, Lane};
@@ -201,7 +205,7 @@ pub enum SourceError {
     /// Ask again after a back-off: 5xx, time-out, reset, truncated, HTML, not an array, too large.
     #[error("{message}")]
     Transport {
-        /// `server_error`, `timeout`, `connection`, `truncated`, `not_json_array`, `too_large`, `redirect`, `tls`: a metric's label.
+        /// `server_error`, `timeout`, `connection`, `truncated`, `not_json_array`, `too_large`, `redirect`, `bad_link`, `tls`: a metric's label.
         reason: &'static str,
         /// What happened, with the thing's name.
         message: String,
@@ -216,6 +220,19 @@ pub enum SourceError {
         /// The `Date` header, epoch milliseconds.
         date_ms: Option<i64>,
     },
+}
+
+impl SourceError {
+    /// The label of metrics and of logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::RateLimited { reason, .. }
+            | Self::Denied { reason, .. }
+            | Self::Transport { reason, .. } => reason,
+            Self::Refused { .. } => "refused",
+            Self::Uncuttable { .. } => "uncuttable",
+        }
+    }
 }
 
 /// Where pages come from. A trait, because tests inject faults here.

@@ -1,0 +1,97 @@
+//! What the operator is told when GitHub refuses: what happened, with the entity's name, and the remedy.
+
+use super::rate_limit::Denial;
+use crate::audit::EntityKind;
+
+/// Longest text of GitHub's that is passed on, in characters.
+const SAID_CHARS_MAX: usize = 300;
+
+/// What the operator can do about a denial. `place` says where the token comes from.
+///
+/// Scopes and permissions: docs.github.com, "REST API endpoints for enterprise audit logs" and "Permissions required for
+/// fine-grained personal access tokens".
+pub fn remedy(denial: Denial, kind: EntityKind, place: &str, api_version: &str) -> String {
+    let permission = permission(kind);
+    match denial {
+        Denial::Unauthorized => {
+            format!(
+                "the token from {place} is wrong, expired or revoked; write a valid one there, it is read again by itself"
+            )
+        }
+        Denial::Forbidden => permission.to_owned(),
+        Denial::Sso => format!(
+            "authorize the token from {place} for single sign-on of this organization (GitHub: Settings, Developer \
+             settings, the token, Configure SSO)"
+        ),
+        Denial::NotFound => format!(
+            "check `slug`, `kind` and the server's `base_url` (GHES: https://HOST/api/v3/); GitHub says 404 also where the \
+             permission is missing: {permission}"
+        ),
+        Denial::Gone => format!(
+            "this server no longer speaks API version {api_version}; set the server's `api_version` to one that it does"
+        ),
+    }
+}
+
+fn permission(kind: EntityKind) -> &'static str {
+    match kind {
+        EntityKind::Enterprise => {
+            "the token's user must own the enterprise, and the token be a classic one with scope read:audit_log (older GHES: \
+             admin:enterprise) or a GitHub App's with enterprise permission \"Enterprise administration\" read; fine-grained \
+             tokens cannot read an enterprise's audit log"
+        }
+        EntityKind::Organization => {
+            "the token's user must own the organization, and the token be a classic one with scope read:audit_log, or a \
+             fine-grained or GitHub App's one with organization permission \"Administration\" read"
+        }
+    }
+}
+
+/// The server's `message` and `documentation_url`; empty where the body is not JSON that has them.
+pub fn said(body: &[u8]) -> (String, String) {
+    let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    (printable(text("message")), printable(text("documentation_url")))
+}
+
+/// Text from outside, fit for a log line: without control characters, shortened.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|symbol| !symbol.is_control()).take(SAID_CHARS_MAX).collect()
+}
+
+/// `text` without a secret that somebody echoed into it.
+pub fn without_secret(text: &str, secret: &str) -> String {
+    if secret.is_empty() { text.to_owned() } else { text.replace(secret, "[secret]") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_remedy_names_what_to_change() {
+        for kind in [EntityKind::Enterprise, EntityKind::Organization] {
+            for (denial, part) in [
+                (Denial::Unauthorized, "/run/token"),
+                (Denial::Forbidden, "read:audit_log"),
+                (Denial::Sso, "Configure SSO"),
+                (Denial::NotFound, "`slug`"),
+                (Denial::Gone, "2022-11-28"),
+            ] {
+                let text = remedy(denial, kind, "/run/token", "2022-11-28");
+                assert!(text.contains(part), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_made_printable_and_short() {
+        let body = format!(r#"{{"message":"a\u0007\n\u001b[31m{}"}}"#, "b".repeat(1000));
+        let (message, url) = said(body.as_bytes());
+        assert!(message.starts_with("a[31mbbb") && message.len() == SAID_CHARS_MAX, "{message}");
+        assert_eq!(url, "");
+        assert_eq!(said(b"<html>"), Default::default());
+        assert_eq!(said(br#"{"message":7}"#), Default::default());
+        assert_eq!(without_secret("a tok b tok", "tok"), "a [secret] b [secret]");
+    }
+}
