@@ -41,14 +41,8 @@ impl TryFrom<String> for EntityName {
         let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         let ok = name.len() <= 100
             && name.bytes().next().is_some_and(plain)
-            && name
-                .bytes()
-                .all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
-        if ok {
-            Ok(Self(name))
-        } else {
-            Err(EntityNameError(name))
-        }
+            && name.bytes().all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
+        if ok { Ok(Self(name)) } else { Err(EntityNameError(name)) }
     }
 }
 
