@@ -69,6 +69,8 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    #[cfg(feature = "sim")]
+    Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     #[cfg(feature = "sim")]
@@ -112,7 +114,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
         #[cfg(feature = "sim")]
-        Command::Sim(args) => sim::run(args),
+        Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),
         Command::Man(args) => man::run(&args, out),
         #[cfg(feature = "sim")]
