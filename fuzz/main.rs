@@ -1,6 +1,4 @@
-//! Fuzz targets: one module each, one `#[test]` each, on the stable toolchain. How to add one: `fuzz/README.md`.
-//!
-//! `cargo test --test fuzz` runs each for a moment; `scripts/fuzz SECONDS` runs each that long.
+//! Fuzz targets: one module each, one `#[test]` each, on the stable toolchain. How to run and add one: `fuzz/README.md`.
 
 #[cfg(test)]
 mod decisions;

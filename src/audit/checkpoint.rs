@@ -109,9 +109,7 @@ pub fn owner_key(partition: i32) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer program.
-    #[error(
-        "{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it"
-    )]
+    #[error("{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it")]
     Newer {
         /// What was read.
         what: &'static str,
@@ -138,6 +136,9 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
     if version > VERSION {
         return Err(DecodeError::Newer { what, found: version });
     }
+    if version != VERSION {
+        return Err(malformed(serde::de::Error::custom(format!("there is no version {version}"))));
+    }
     serde_json::from_slice(bytes).map_err(malformed)
 }
 
@@ -160,3 +161,231 @@ macro_rules! json_record {
 json_record!(Checkpoint, "checkpoint");
 json_record!(Owner, "owner record");
 json_record!(Genesis, "genesis");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::cursor::Cursor;
+    use crate::audit::slice::{Query, SliceKind, Walk};
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn example() -> Checkpoint {
+        let query = Query { from_s: 1_790_000_000, to_s: None };
+        let walk = Walk {
+            query,
+            cursor: Cursor::new("MS43OWUxMnxh".to_owned()),
+            new_entries: 7,
+            newest_s: Some(1_790_000_100),
+            last_s: Some(1_790_000_099),
+            in_order: true,
+        };
+        let tail = Slice {
+            id: 1,
+            kind: SliceKind::Tail,
+            from_s: 1_790_000_000,
+            to_s: None,
+            backfill: None,
+            start_s: 1_790_000_000,
+            walk: Some(walk),
+            confirming: false,
+            gap_to_s: None,
+            entries: 7,
+        };
+        let closed = Slice {
+            id: 0,
+            kind: SliceKind::Backfill,
+            from_s: 1_771_424_000,
+            to_s: Some(1_790_000_000),
+            backfill: Some(0),
+            start_s: 1_771_424_000,
+            walk: None,
+            confirming: true,
+            gap_to_s: None,
+            entries: 0,
+        };
+        let mut collected = Intervals::default();
+        collected.insert(1_790_000_000, 1_790_000_100);
+        let lane = LaneState {
+            began_s: 1_790_000_600,
+            collected,
+            slices: vec![closed, tail],
+            next_slice: 2,
+            backfills: vec![Backfill {
+                id: 0,
+                from_s: 1_771_424_000,
+                to_s: 1_790_000_000,
+                gap_floor_s: 1_774_448_600,
+                entries: 0,
+                empty_at_s: None,
+            }],
+            next_backfill: 1,
+            entries: 7,
+        };
+        Checkpoint {
+            version: VERSION,
+            entity: EntityName::try_from("acme".to_owned()).unwrap(),
+            sequence: 7,
+            github_now_ms: Some(1_790_000_700_000),
+            lanes: BTreeMap::from([(Lane::Web, lane)]),
+        }
+    }
+
+    const GOLDEN_CHECKPOINT: &str = concat!(
+        r#"{"version":1,"entity":"acme","sequence":7,"github_now_ms":1790000700000,"lanes":{"web":{"b"#,
+        r#"egan_s":1790000600,"collected":[[1790000000,1790000100]],"slices":[{"id":0,"kind":"backfil"#,
+        r#"l","from_s":1771424000,"to_s":1790000000,"backfill":0,"start_s":1771424000,"walk":null,"co"#,
+        r#"nfirming":true,"entries":0},{"id":1,"kind":"tail","from_s":1790000000,"to_s":null,"backfil"#,
+        r#"l":null,"start_s":1790000000,"walk":{"query":{"from_s":1790000000,"to_s":null},"cursor":"M"#,
+        r#"S43OWUxMnxh","new_entries":7,"newest_s":1790000100,"last_s":1790000099,"in_order":true},"c"#,
+        r#"onfirming":false,"entries":7}],"next_slice":2,"backfills":[{"id":0,"from_s":1771424000,"to"#,
+        r#"_s":1790000000,"gap_floor_s":1774448600,"entries":0,"empty_at_s":null}],"next_backfill":1,"#,
+        r#""entries":7}}}"#,
+    );
+    const GOLDEN_OWNER: &str = r#"{"version":1,"run":"r","host":"h","pid":42,"started_ms":-1}"#;
+    const GOLDEN_GENESIS: &str =
+        r#"{"version":1,"instance":"i","topics":{"a":1,"b":12},"created_ms":1790000000000}"#;
+
+    fn owner() -> Owner {
+        Owner { version: 1, run: "r".to_owned(), host: "h".to_owned(), pid: 42, started_ms: -1 }
+    }
+
+    fn genesis() -> Genesis {
+        Genesis {
+            version: 1,
+            instance: "i".to_owned(),
+            topics: BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 12)]),
+            created_ms: 1_790_000_000_000,
+        }
+    }
+
+    /// Topics hold these bytes for years: a change of the layout needs a new version.
+    #[test]
+    fn golden_bytes() {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        assert_eq!(text(example().encode()), GOLDEN_CHECKPOINT);
+        assert_eq!(text(owner().encode()), GOLDEN_OWNER);
+        assert_eq!(text(genesis().encode()), GOLDEN_GENESIS);
+        assert_eq!(Checkpoint::decode(GOLDEN_CHECKPOINT.as_bytes()).unwrap(), example());
+        assert_eq!(Owner::decode(GOLDEN_OWNER.as_bytes()).unwrap(), owner());
+        assert_eq!(Genesis::decode(GOLDEN_GENESIS.as_bytes()).unwrap(), genesis());
+        assert_eq!(owner_key(11), "#owner/11");
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_by_name_even_when_its_layout_is_another() {
+        for bytes in [&b"{\"version\":2}"[..], b"{\"new\":[1],\"version\":99}"] {
+            let refused = Checkpoint::decode(bytes).unwrap_err();
+            assert!(matches!(refused, DecodeError::Newer { what: "checkpoint", .. }), "{refused}");
+            assert!(matches!(Owner::decode(bytes), Err(DecodeError::Newer { .. })));
+            assert!(matches!(Genesis::decode(bytes), Err(DecodeError::Newer { .. })));
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_layout_is_refused() {
+        for wrong in [
+            GOLDEN_OWNER.replace(":1,", ":0,"),
+            GOLDEN_OWNER.replace("pid", "pud"),
+            GOLDEN_OWNER.replace('}', ",\"more\":1}"),
+            GOLDEN_OWNER.replace("42", "-42"),
+            GOLDEN_OWNER.replace("\"version\":1,", ""),
+            GOLDEN_OWNER.replace("\"version\":1", "\"version\":1,\"version\":1"),
+            String::new(),
+        ] {
+            let refused = Owner::decode(wrong.as_bytes());
+            assert!(matches!(refused, Err(DecodeError::Malformed { .. })), "{wrong}");
+        }
+    }
+
+    prop_compose! {
+        fn any_walk()(
+            from_s in any::<i64>(), to_s in option::of(any::<i64>()), cursor in option::of(".{1,40}"),
+            new_entries in any::<u64>(), newest_s in option::of(any::<i64>()), last_s in option::of(any::<i64>()),
+            in_order in any::<bool>(),
+        ) -> Walk {
+            let (query, cursor) = (Query { from_s, to_s }, cursor.and_then(Cursor::new));
+            Walk { query, cursor, new_entries, newest_s, last_s, in_order }
+        }
+    }
+
+    prop_compose! {
+        fn any_slice()(
+            id in any::<u64>(), from_s in any::<i64>(), to_s in option::of(any::<i64>()),
+            backfill in option::of(any::<u64>()), start_s in any::<i64>(), walk in option::of(any_walk()),
+            confirming in any::<bool>(), gap_to_s in option::of(any::<i64>()), entries in any::<u64>(),
+            kind in prop_oneof![Just(SliceKind::Tail), Just(SliceKind::Backfill), Just(SliceKind::Sweep)],
+        ) -> Slice {
+            Slice { id, kind, from_s, to_s, backfill, start_s, walk, confirming, entries, gap_to_s }
+        }
+    }
+
+    prop_compose! {
+        fn any_backfill()(
+            id in any::<u64>(), from_s in any::<i64>(), to_s in any::<i64>(), gap_floor_s in any::<i64>(),
+            entries in any::<u64>(), empty_at_s in option::of(any::<i64>()),
+        ) -> Backfill {
+            Backfill { id, from_s, to_s, gap_floor_s, entries, empty_at_s }
+        }
+    }
+
+    prop_compose! {
+        fn any_lane()(
+            began_s in any::<i64>(), spans in vec(any::<(i64, i64)>(), 0..5), slices in vec(any_slice(), 0..4),
+            next_slice in any::<u64>(), backfills in vec(any_backfill(), 0..3), next_backfill in any::<u64>(),
+            entries in any::<u64>(),
+        ) -> LaneState {
+            let mut collected = Intervals::default();
+            for (from, to) in spans {
+                collected.insert(from, to);
+            }
+            LaneState { began_s, collected, slices, next_slice, backfills, next_backfill, entries }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_checkpoint_is_read_back(
+            sequence in any::<u64>(),
+            github_now_ms in option::of(any::<i64>()),
+            web in option::of(any_lane()),
+            git in option::of(any_lane()),
+        ) {
+            let lanes = [(Lane::Web, web), (Lane::Git, git)];
+            let lanes = lanes.into_iter().filter_map(|(lane, state)| Some((lane, state?))).collect();
+            let entity = EntityName::try_from("acme".to_owned()).unwrap();
+            let checkpoint = Checkpoint { version: VERSION, entity, sequence, github_now_ms, lanes };
+            prop_assert_eq!(Checkpoint::decode(&checkpoint.encode()).unwrap(), checkpoint);
+        }
+
+        #[test]
+        fn owner_and_genesis_are_read_back(
+            texts in any::<[String; 2]>(), pid in any::<u32>(), at_ms in any::<i64>(),
+            topics in prop::collection::btree_map(any::<String>(), any::<i32>(), 0..5),
+        ) {
+            let [run, host] = texts;
+            let genesis = Genesis { version: VERSION, instance: run.clone(), topics, created_ms: at_ms };
+            prop_assert_eq!(Genesis::decode(&genesis.encode()).unwrap(), genesis);
+            let owner = Owner { version: VERSION, run, host, pid, started_ms: at_ms };
+            prop_assert_eq!(Owner::decode(&owner.encode()).unwrap(), owner);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_without_panic(bytes in vec(any::<u8>(), 0..200)) {
+            prop_assert!(Checkpoint::decode(&bytes).is_err());
+            prop_assert!(Owner::decode(&bytes).is_err());
+            prop_assert!(Genesis::decode(&bytes).is_err());
+        }
+
+        /// A damaged record is refused or read as another one of the same layout: it never panics.
+        #[test]
+        fn changed_bytes_never_panic(at in 0..GOLDEN_CHECKPOINT.len(), byte in any::<u8>()) {
+            let mut bytes = GOLDEN_CHECKPOINT.as_bytes().to_vec();
+            bytes[at] = byte;
+            if let Ok(read) = Checkpoint::decode(&bytes) {
+                prop_assert_eq!(Checkpoint::decode(&read.encode()).unwrap(), read);
+            }
+        }
+    }
+}

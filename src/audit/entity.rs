@@ -12,9 +12,7 @@ pub struct EntityName(String);
 
 /// A name that is not an entity name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "entity name {0:?} is not 1 to 100 characters of a-z 0-9 . _ - beginning with a letter or digit"
-)]
+#[error("entity name {0:?} is not 1 to 100 characters of a-z 0-9 . _ - beginning with a letter or digit")]
 pub struct EntityNameError(String);
 
 impl EntityName {
@@ -104,5 +102,61 @@ impl Lane {
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Result<EntityName, EntityNameError> {
+        EntityName::try_from(text.to_owned())
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["a", "7", "acme", "org-123", "a.b_c-d", &"x".repeat(100)] {
+            assert_eq!(name(good).unwrap().as_str(), good);
+        }
+        for bad in
+            ["", "A", "#genesis", "-a", ".a", "_a", "a/b", "a b", "\u{e4}", "a\0", &"x".repeat(101)]
+        {
+            assert_eq!(name(bad), Err(EntityNameError(bad.to_owned())));
+            assert!(serde_json::from_value::<EntityName>(bad.into()).is_err());
+        }
+    }
+
+    /// A name's partition is part of the format of the state topics: it must never change.
+    #[test]
+    fn golden_partitions() {
+        let partitions = ["acme", "org-123", "a"].map(|it| name(it).unwrap().partition(12));
+        assert_eq!(partitions, [1, 3, 7]);
+        assert_eq!(name("acme").unwrap().partition(1), 0);
+    }
+
+    #[test]
+    fn lanes_are_written_as_github_names_them() {
+        for lane in Lane::ALL {
+            assert_eq!(serde_json::to_value(lane).unwrap(), lane.as_str());
+        }
+        assert_eq!(EntityKind::Enterprise.path_segment(), "enterprises");
+        assert_eq!(EntityKind::Organization.path_segment(), "orgs");
+    }
+
+    proptest! {
+        #[test]
+        fn a_partition_is_always_one_of_the_topic(text in "[a-z0-9][a-z0-9._-]{0,20}", count in 1_i32..=i32::MAX) {
+            prop_assert!((0..count).contains(&name(&text).unwrap().partition(count)));
+        }
+
+        #[test]
+        fn arbitrary_text_is_a_safe_folder_name_or_refused(text in any::<String>()) {
+            if let Ok(name) = name(&text) {
+                let path = std::path::Path::new("x").join(name.as_str());
+                prop_assert_eq!(path.components().count(), 2);
+                prop_assert_eq!(String::from(name), text);
+            }
+        }
     }
 }

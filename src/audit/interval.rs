@@ -62,3 +62,83 @@ impl From<Intervals> for Vec<(i64, i64)> {
         intervals.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Beside the plainest model there is: the set of all seconds.
+        #[test]
+        fn insert_is_set_union(spans in vec((-20_i64..60, -20_i64..60), 0..25)) {
+            let (mut intervals, mut model) = (Intervals::default(), BTreeSet::new());
+            for (from, to) in spans {
+                intervals.insert(from, to);
+                model.extend(from..to);
+                let seconds: BTreeSet<i64> =
+                    intervals.as_slice().iter().flat_map(|&(a, b)| a..b).collect();
+                prop_assert_eq!(&seconds, &model);
+                // normalised: exactly what decoding accepts
+                prop_assert_eq!(Intervals::try_from(intervals.as_slice().to_vec()), Ok(intervals.clone()));
+            }
+            for at in -25..60 {
+                prop_assert_eq!(intervals.contains(at), model.contains(&at));
+                let missing = (at..=60).find(|second| !model.contains(second));
+                prop_assert_eq!(Some(intervals.first_missing(at)), missing);
+            }
+        }
+
+        #[test]
+        fn order_does_not_matter(spans in vec((0_i64..100, 0_i64..100), 0..12), seed in any::<prop::sample::Index>()) {
+            let all = |spans: &[(i64, i64)]| {
+                let mut intervals = Intervals::default();
+                for &(from, to) in spans {
+                    intervals.insert(from, to);
+                }
+                intervals
+            };
+            let mut turned = spans.clone();
+            if !spans.is_empty() {
+                turned.rotate_left(seed.index(spans.len()));
+                turned.reverse();
+            }
+            prop_assert_eq!(all(&spans), all(&turned));
+        }
+
+        #[test]
+        fn json_is_read_back(spans in vec(any::<(i64, i64)>(), 0..12)) {
+            let mut intervals = Intervals::default();
+            for &(from, to) in &spans {
+                intervals.insert(from, to);
+            }
+            let json = serde_json::to_vec(&intervals).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<Intervals>(&json).unwrap(), intervals);
+        }
+    }
+
+    #[test]
+    fn spans_that_are_not_normalised_are_refused() {
+        for spans in [
+            vec![(1, 1)],
+            vec![(2, 1)],
+            vec![(0, 5), (5, 9)],
+            vec![(7, 9), (0, 5)],
+            vec![(0, 5), (3, 9)],
+        ] {
+            assert_eq!(Intervals::try_from(spans), Err(IntervalsError));
+        }
+    }
+
+    #[test]
+    fn the_edges_of_time() {
+        let mut intervals = Intervals::default();
+        intervals.insert(i64::MIN, 0);
+        intervals.insert(0, i64::MAX);
+        assert_eq!(intervals.as_slice(), [(i64::MIN, i64::MAX)]);
+        assert!(intervals.contains(i64::MIN) && !intervals.contains(i64::MAX));
+        assert_eq!(intervals.first_missing(-5), i64::MAX);
+    }
+}

@@ -296,3 +296,151 @@ pub fn lookup(entry: &Entry) -> BucketList {
 fn times(entry: &Entry) -> impl Iterator<Item = i64> {
     entry.timestamp_ms.into_iter().chain(entry.created_at_ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    /// 2026-09-21T14:13:20Z
+    const NOW_MS: i64 = 1_790_000_000_000;
+    const RETENTION: Option<Duration> = Some(Duration::from_hours(180 * 24));
+
+    fn entry(timestamp_ms: Option<i64>, created_at_ms: Option<i64>) -> Entry {
+        Entry { timestamp_ms, created_at_ms, ..Entry::opaque(Bytes::from_static(b"{}")) }
+    }
+
+    fn fingerprint(id: &str, body: &str, kind: SourceKind) -> Fingerprint {
+        Fingerprint::new(id.as_bytes(), body.as_bytes(), kind)
+    }
+
+    /// SHA-256 of "a" begins with ca978112ca1bbdcafac231b39a23dc4d (checked with sha256sum).
+    #[test]
+    fn golden_fingerprint() {
+        let it = fingerprint("a", "b", SourceKind::GraphQl);
+        assert_eq!(format!("{it:?}"), "ca978112ca1bbdcafac231b39a23dc4d575a0b1c44d8843f01");
+        assert_eq!(it.id().len() + it.body().len() + 1, Fingerprint::LEN);
+        assert_eq!(it.kind(), 1);
+        assert_eq!(it.id_hash(), 0xca_bd_1b_ca_12_81_97_ca);
+        assert_eq!(Fingerprint::from_bytes(*it.as_bytes()), it);
+    }
+
+    #[test]
+    fn verdicts_beside_one_known() {
+        let known = fingerprint("a", "1", SourceKind::Rest);
+        for (id, body, kind, expected) in [
+            ("a", "1", SourceKind::Rest, Verdict::Known),
+            ("a", "2", SourceKind::Rest, Verdict::Revision),
+            ("a", "1", SourceKind::Push, Verdict::KnownOtherKind),
+            ("a", "2", SourceKind::Push, Verdict::KnownOtherKind),
+            ("b", "1", SourceKind::Rest, Verdict::New),
+        ] {
+            assert_eq!(Verdict::beside(&known, &fingerprint(id, body, kind)), expected);
+        }
+        let committed = |verdict: Verdict| (verdict.is_committed(), verdict.is_stored());
+        assert_eq!(committed(Verdict::New), (true, true));
+        assert_eq!(committed(Verdict::Revision), (true, true));
+        assert_eq!(committed(Verdict::KnownOtherKind), (false, true));
+        assert_eq!(committed(Verdict::Known), (false, false));
+    }
+
+    #[test]
+    fn filed_under_the_hour_of_each_time() {
+        let hour = Bucket(NOW_MS / HOUR_MS);
+        let before = Bucket(hour.0 - 1);
+        for (timestamp, created, expected) in [
+            (Some(NOW_MS), Some(NOW_MS), &[hour][..]),
+            (Some(NOW_MS), None, &[hour]),
+            (None, Some(NOW_MS), &[hour]),
+            (Some(NOW_MS - HOUR_MS), Some(NOW_MS), &[before, hour]),
+            (None, None, &[Bucket::NONE]),
+            // 2099 in one field, then in both
+            (Some(4_070_908_800_000), Some(NOW_MS), &[Bucket::NONE, hour]),
+            (Some(4_070_908_800_000), Some(4_070_908_800_001), &[Bucket::NONE]),
+        ] {
+            assert_eq!(&*filing(&entry(timestamp, created), NOW_MS, RETENTION), expected);
+        }
+    }
+
+    #[test]
+    fn the_edges_of_the_window() {
+        let oldest = NOW_MS - 225 * DAY_MS;
+        for (time_ms, retention, inside) in [
+            (NOW_MS + DAY_MS, RETENTION, true),
+            (NOW_MS + DAY_MS + 1, RETENTION, false),
+            (NOW_MS + DAY_MS + 1, None, false),
+            (oldest, RETENTION, true),
+            (oldest - 1, RETENTION, false),
+            (oldest - 1, None, true),
+            (EARLIEST_MS, None, true),
+            (EARLIEST_MS - 1, None, false),
+            (i64::MIN, RETENTION, false),
+            (i64::MAX, None, false),
+        ] {
+            let filed = filing(&entry(Some(time_ms), None), NOW_MS, retention);
+            let expected = if inside { Bucket::of_ms(time_ms) } else { Bucket::NONE };
+            assert_eq!(&*filed, [expected], "{time_ms}");
+        }
+    }
+
+    #[test]
+    fn neighbours_within_five_minutes_of_the_edge() {
+        let hour_ms = NOW_MS - NOW_MS.rem_euclid(HOUR_MS);
+        let own = Bucket::of_ms(hour_ms);
+        let (before, after) = (Bucket(own.0 - 1), Bucket(own.0 + 1));
+        for (into_ms, expected) in [
+            (0, &[own, before, Bucket::NONE][..]),
+            (EDGE_MS - 1, &[own, before, Bucket::NONE]),
+            (EDGE_MS, &[own, Bucket::NONE]),
+            (HOUR_MS - EDGE_MS - 1, &[own, Bucket::NONE]),
+            (HOUR_MS - EDGE_MS, &[own, after, Bucket::NONE]),
+            (HOUR_MS - 1, &[own, after, Bucket::NONE]),
+        ] {
+            assert_eq!(&*lookup(&entry(Some(hour_ms + into_ms), None)), expected, "{into_ms}");
+        }
+        assert_eq!(&*lookup(&entry(None, None)), [Bucket::NONE]);
+        assert_eq!(
+            lookup(&entry(Some(hour_ms), Some(hour_ms + 9 * HOUR_MS))).len(),
+            BucketList::LEN_MAX
+        );
+    }
+
+    fn any_time() -> impl Strategy<Value = Option<i64>> {
+        prop::option::of(
+            prop_oneof![any::<i64>(), (NOW_MS - 300 * DAY_MS)..(NOW_MS + 40 * DAY_MS),],
+        )
+    }
+
+    proptest! {
+        /// The same entry is always found, however far the clock has gone since it was filed, and back.
+        #[test]
+        fn what_is_filed_is_looked_up_whatever_now_is(
+            timestamp in any_time(), created in any_time(), now_ms in prop_oneof![any::<i64>(), Just(NOW_MS)],
+            retention in prop::option::of((0_u64..=u64::MAX).prop_map(Duration::from_secs)),
+        ) {
+            let entry = entry(timestamp, created);
+            let (filed, searched) = (filing(&entry, now_ms, retention), lookup(&entry));
+            prop_assert!((1..=2).contains(&filed.len()));
+            prop_assert!(searched.len() <= BucketList::LEN_MAX);
+            prop_assert!(filed.iter().all(|bucket| searched.contains(bucket)));
+            prop_assert!(searched.contains(&Bucket::NONE));
+        }
+
+        /// Times that differ by less than five minutes between kinds of source meet.
+        #[test]
+        fn near_times_meet(time_ms in (NOW_MS - DAY_MS)..NOW_MS, apart_ms in -EDGE_MS..=EDGE_MS) {
+            let filed = filing(&entry(Some(time_ms), None), NOW_MS, RETENTION);
+            let searched = lookup(&entry(Some(time_ms + apart_ms), None));
+            prop_assert!(filed.iter().any(|bucket| searched.contains(bucket)));
+        }
+
+        #[test]
+        fn a_bucket_is_an_hour(time_ms in any::<i64>()) {
+            let Bucket(hour) = Bucket::of_ms(time_ms);
+            prop_assert!(Bucket(hour) != Bucket::NONE);
+            let into_ms = i128::from(time_ms) - i128::from(hour) * i128::from(HOUR_MS);
+            prop_assert!((0..i128::from(HOUR_MS)).contains(&into_ms));
+        }
+    }
+}

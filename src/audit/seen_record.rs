@@ -84,3 +84,84 @@ impl SeenRecord {
         Ok(Self { entity, lane, bucket: Bucket(i64::from_be_bytes(*bucket)), fingerprints })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::seen::SourceKind;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+
+    /// The changelog holds these bytes for as long as GitHub's retention: a change needs a new version.
+    #[test]
+    fn golden_bytes() {
+        let fingerprint =
+            Fingerprint::new(b"AYnMi1bVDSx", br#"{"action":"repo.create"}"#, SourceKind::Push);
+        assert_eq!(
+            hex(fingerprint.as_bytes()),
+            "7ebf8af159758f57544a83f40ac37e30bcdcd7f7eea29e5a02"
+        );
+        let value = encode_value(SeenLane::Git, Bucket(497_222), &[fingerprint; 2]);
+        let expected = format!("01010000000000079646{0}{0}", hex(fingerprint.as_bytes()));
+        assert_eq!(hex(&value), expected);
+        assert_eq!(hex(&encode_value(SeenLane::Web, Bucket::NONE, &[])), "01008000000000000000");
+        assert_eq!(hex(&encode_value(SeenLane::Web, Bucket(-1), &[])), "0100ffffffffffffffff");
+    }
+
+    #[test]
+    fn what_is_not_the_layout_is_refused() {
+        let good = encode_value(
+            SeenLane::Web,
+            Bucket(1),
+            &[Fingerprint::new(b"a", b"b", SourceKind::Rest)],
+        );
+        assert!(SeenRecord::decode(b"acme", &good).is_ok());
+        for len in (0..good.len()).filter(|len| *len != HEAD_LEN) {
+            let torn = SeenRecord::decode(b"acme", &good[..len]);
+            assert!(matches!(torn, Err(SeenRecordError::Malformed(_))), "{len}");
+        }
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            SeenRecord::decode(b"acme", &bytes)
+        };
+        assert_eq!(changed(0, 2), Err(SeenRecordError::Newer(2)));
+        assert!(matches!(changed(0, 0), Err(SeenRecordError::Malformed(_))));
+        assert!(matches!(changed(1, 2), Err(SeenRecordError::Malformed(_))));
+        for key in [&b""[..], b"#genesis", b"ACME", b"a\xFF"] {
+            assert!(matches!(SeenRecord::decode(key, &good), Err(SeenRecordError::Key(_))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_back(
+            name in "[a-z0-9][a-z0-9._-]{0,20}", git in any::<bool>(), hour in any::<i64>(),
+            bytes in vec(any::<[u8; 25]>(), 0..20),
+        ) {
+            let record = SeenRecord {
+                entity: EntityName::try_from(name).unwrap(),
+                lane: if git { SeenLane::Git } else { SeenLane::Web },
+                bucket: Bucket(hour),
+                fingerprints: bytes.into_iter().map(Fingerprint::from_bytes).collect(),
+            };
+            let value = encode_value(record.lane, record.bucket, &record.fingerprints);
+            prop_assert_eq!(SeenRecord::decode(record.entity.as_str().as_bytes(), &value), Ok(record));
+        }
+
+        /// Arbitrary bytes are refused, or were written by the encoder.
+        #[test]
+        fn arbitrary_bytes_never_panic(
+            key in vec(any::<u8>(), 0..10),
+            value in prop_oneof![vec(any::<u8>(), 0..100), vec(0_u8..2, 0..100)],
+        ) {
+            if let Ok(read) = SeenRecord::decode(&key, &value) {
+                prop_assert_eq!(encode_value(read.lane, read.bucket, &read.fingerprints), value);
+            }
+        }
+    }
+}

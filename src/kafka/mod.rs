@@ -2,9 +2,13 @@
 //!
 //! Speakers: [`producer`], [`consumer`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
 
+pub mod client;
 pub mod consumer;
+pub mod ownership;
 pub mod producer;
+pub mod properties;
 pub mod restore;
+pub mod scout;
 pub mod settings;
 pub mod topics;
 pub mod triage;

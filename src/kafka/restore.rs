@@ -1,1 +1,366 @@
-//! Reserved.
+//! Reads state back: checkpoints, owners and genesis from the checkpoint topic, and how far the data topics are.
+//!
+//! An error, a missing topic or a time-out is never "an empty checkpoint".
+
+use super::consumer::{ReadError, ReadFrom, RecordView, TopicReader};
+use super::scout::{Ended, blocking};
+use super::settings::Settings;
+use crate::audit::checkpoint::{DecodeError, GENESIS_KEY};
+use crate::audit::{Checkpoint, EntityName, Genesis, Owner, Topic, header};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Offsets at the end of a data partition that are searched for an entity's last sequence at first.
+const TAIL_OFFSETS: i64 = 200;
+/// Tombstones and transaction markers may fill a tail: it grows by this factor until a record is found.
+const TAIL_GROWTH: i64 = 10;
+
+/// Why state could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Kafka did not give it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record was written by a newer program, or is damaged.
+    #[error("{topic}/{partition}, key {key:?}: {source}")]
+    Decode {
+        /// The checkpoint topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// The record's key.
+        key: String,
+        /// Why.
+        source: DecodeError,
+    },
+    /// A record that this program does not know.
+    #[error(
+        "{topic}/{partition} holds a record with key {key:?}, which this ghauditd does not know: a newer one or \
+         another program wrote it"
+    )]
+    UnknownKey {
+        /// The checkpoint topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// The record's key.
+        key: String,
+    },
+    /// State in a place where nobody would look for it.
+    #[error(
+        "{key:?} stands in {topic}/{partition}, it belongs in partition {right}: the topic was recreated or grown \
+         with another partition count; restore it as it was"
+    )]
+    WrongPartition {
+        /// The checkpoint topic.
+        topic: String,
+        /// Where it was found.
+        partition: i32,
+        /// Where it belongs.
+        right: i32,
+        /// The record's key.
+        key: String,
+    },
+    /// The runtime is stopping.
+    #[error("the program is stopping")]
+    Stopping,
+}
+
+impl RestoreError {
+    /// Whether trying again can help without anyone doing anything.
+    pub fn is_retriable(&self) -> bool {
+        matches!(self, Self::Read(error) if error.is_retriable())
+    }
+}
+
+impl From<Ended> for RestoreError {
+    fn from(Ended: Ended) -> Self {
+        Self::Stopping
+    }
+}
+
+/// What the checkpoint topic holds, or some of its partitions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The genesis; `None`: this installation has not begun, or the topic is not the one that it began with.
+    pub genesis: Option<Genesis>,
+    /// The last owner of each partition.
+    pub owners: BTreeMap<i32, Owner>,
+    /// The last checkpoint of each entity.
+    pub checkpoints: BTreeMap<EntityName, Checkpoint>,
+}
+
+/// Reads all checkpoints, owners and the genesis; writes nothing and fences nobody.
+pub async fn read_checkpoints(settings: Arc<Settings>) -> Result<Restored, RestoreError> {
+    blocking(move || {
+        let reader = TopicReader::new(&settings)?;
+        let count = reader.partition_count(settings.topic(Topic::Checkpoints))?;
+        read_partitions(&reader, &settings, 0..count, count)
+    })
+    .await
+}
+
+/// Reads some partitions of the checkpoint topic to their proven ends.
+pub(super) fn read_partitions(
+    reader: &TopicReader,
+    settings: &Settings,
+    partitions: impl IntoIterator<Item = i32>,
+    count: i32,
+) -> Result<Restored, RestoreError> {
+    let topic = settings.topic(Topic::Checkpoints);
+    let mut restored = Restored::default();
+    for partition in partitions {
+        let mut latest = Latest::default();
+        reader.read_to_end(topic, partition, ReadFrom::Beginning, |record| {
+            latest.take(&record);
+        })?;
+        latest.decode_into(&mut restored, Place { topic, partition, count })?;
+    }
+    Ok(restored)
+}
+
+/// The last owner that is committed by now: waits for no open transaction, which may be our own dead one.
+pub(super) fn read_owner_now(
+    reader: &TopicReader,
+    settings: &Settings,
+    partition: i32,
+) -> Result<Option<Owner>, RestoreError> {
+    let topic = settings.topic(Topic::Checkpoints);
+    let count = reader.partition_count(topic)?;
+    let ends = reader.watermarks(topic, partition)?;
+    let mut latest = Latest::default();
+    reader.read_range(topic, partition, ends.low, ends.stable, |record| {
+        latest.take(&record);
+        true
+    })?;
+    let mut restored = Restored::default();
+    latest.decode_into(&mut restored, Place { topic, partition, count })?;
+    Ok(restored.owners.remove(&partition))
+}
+
+/// Where a record was found, in a topic of how many partitions.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    topic: &'a str,
+    partition: i32,
+    count: i32,
+}
+
+/// The last value of each key of one partition, as compaction will leave it.
+#[derive(Debug, Default)]
+struct Latest(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Latest {
+    fn take(&mut self, record: &RecordView<'_>) {
+        let key = record.key.unwrap_or_default().to_vec();
+        match record.value {
+            Some(value) => drop(self.0.insert(key, value.to_vec())),
+            None => drop(self.0.remove(&key)),
+        }
+    }
+
+    fn decode_into(self, restored: &mut Restored, place: Place<'_>) -> Result<(), RestoreError> {
+        let partition = place.partition;
+        for (key, value) in self.0 {
+            let key = String::from_utf8_lossy(&key).into_owned();
+            if key == GENESIS_KEY {
+                let genesis =
+                    Genesis::decode(&value).map_err(|source| place.damaged(&key, source))?;
+                place.check(&key, 0)?;
+                restored.genesis = Some(genesis);
+            } else if let Some(number) = key.strip_prefix("#owner/") {
+                let owner = Owner::decode(&value).map_err(|source| place.damaged(&key, source))?;
+                let right = number.parse().map_err(|_| place.unknown(&key))?;
+                place.check(&key, right)?;
+                restored.owners.insert(partition, owner);
+            } else {
+                let entity = EntityName::try_from(key.clone()).map_err(|_| place.unknown(&key))?;
+                let checkpoint =
+                    Checkpoint::decode(&value).map_err(|source| place.damaged(&key, source))?;
+                place.check(&key, entity.partition(place.count))?;
+                restored.checkpoints.insert(entity, checkpoint);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Place<'_> {
+    fn check(self, key: &str, right: i32) -> Result<(), RestoreError> {
+        if self.partition == right {
+            return Ok(());
+        }
+        let (topic, key) = (self.topic.to_owned(), key.to_owned());
+        Err(RestoreError::WrongPartition { topic, partition: self.partition, right, key })
+    }
+
+    fn damaged(self, key: &str, source: DecodeError) -> RestoreError {
+        let (topic, key) = (self.topic.to_owned(), key.to_owned());
+        RestoreError::Decode { topic, partition: self.partition, key, source }
+    }
+
+    fn unknown(self, key: &str) -> RestoreError {
+        let (topic, key) = (self.topic.to_owned(), key.to_owned());
+        RestoreError::UnknownKey { topic, partition: self.partition, key }
+    }
+}
+
+/// The highest sequence of an entity that was found in a data or dead-letter topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The sequence.
+    pub sequence: u64,
+    /// The topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// The record's offset.
+    pub offset: i64,
+}
+
+/// How far each entity's data goes: the last records of every data and dead-letter partition.
+pub(super) fn read_reached(
+    reader: &TopicReader,
+    settings: &Settings,
+) -> Result<BTreeMap<EntityName, Reached>, RestoreError> {
+    let mut reached = BTreeMap::new();
+    for topic in [Topic::Web, Topic::Git, Topic::Stream, Topic::DeadLetter] {
+        let topic = settings.topic(topic);
+        for partition in 0..reader.partition_count(topic)? {
+            read_tail(reader, topic, partition, &mut reached)?;
+        }
+    }
+    Ok(reached)
+}
+
+fn read_tail(
+    reader: &TopicReader,
+    topic: &str,
+    partition: i32,
+    reached: &mut BTreeMap<EntityName, Reached>,
+) -> Result<(), RestoreError> {
+    let ends = reader.watermarks(topic, partition)?;
+    let mut offsets = TAIL_OFFSETS;
+    let mut to = ends.stable;
+    while to > ends.low {
+        let from = ends.stable.saturating_sub(offsets).max(ends.low);
+        let mut records = 0_u64;
+        reader.read_range(topic, partition, from, to, |record| {
+            records += 1;
+            note(reached, topic, partition, &record);
+            true
+        })?;
+        if records > 0 {
+            break;
+        }
+        to = from;
+        offsets = offsets.saturating_mul(TAIL_GROWTH);
+    }
+    Ok(())
+}
+
+fn note(
+    reached: &mut BTreeMap<EntityName, Reached>,
+    topic: &str,
+    partition: i32,
+    record: &RecordView<'_>,
+) {
+    let text = |name| record.header(name).and_then(|value| std::str::from_utf8(value).ok());
+    let entity = text(header::ENTITY).and_then(|name| EntityName::try_from(name.to_owned()).ok());
+    let sequence = text(header::SEQ).and_then(|number| number.parse::<u64>().ok());
+    // records of another program in our topic carry neither, and say nothing about us
+    let (Some(entity), Some(sequence)) = (entity, sequence) else {
+        return;
+    };
+    if reached.get(&entity).is_none_or(|known| known.sequence < sequence) {
+        let (topic, offset) = (topic.to_owned(), record.offset);
+        reached.insert(entity, Reached { sequence, topic, partition, offset });
+    }
+}
+
+/// The genesis, where the checkpoint topic has one.
+pub(super) fn read_genesis(
+    reader: &TopicReader,
+    settings: &Settings,
+) -> Result<Option<Genesis>, RestoreError> {
+    let count = reader.partition_count(settings.topic(Topic::Checkpoints))?;
+    Ok(read_partitions(reader, settings, [0], count)?.genesis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::checkpoint::owner_key;
+
+    fn place(partition: i32) -> Place<'static> {
+        Place { topic: "t", partition, count: 12 }
+    }
+
+    fn restored(
+        partition: i32,
+        records: &[(&str, Option<Vec<u8>>)],
+    ) -> Result<Restored, RestoreError> {
+        let mut latest = Latest::default();
+        for (offset, (key, value)) in records.iter().enumerate() {
+            let offset = i64::try_from(offset).unwrap();
+            let (key, value) = (Some(key.as_bytes()), value.as_deref());
+            latest.take(&RecordView { offset, timestamp_ms: 0, key, value, headers: vec![] });
+        }
+        let mut restored = Restored::default();
+        latest.decode_into(&mut restored, place(partition)).map(|()| restored)
+    }
+
+    fn checkpoint(entity: &str, sequence: u64) -> Vec<u8> {
+        let entity = EntityName::try_from(entity.to_owned()).unwrap();
+        Checkpoint { version: 1, entity, sequence, github_now_ms: None, lanes: BTreeMap::new() }
+            .encode()
+    }
+
+    fn owner(run: &str) -> Vec<u8> {
+        Owner { version: 1, run: run.to_owned(), host: "h".to_owned(), pid: 1, started_ms: 0 }
+            .encode()
+    }
+
+    #[test]
+    fn the_last_record_of_a_key_counts_and_a_tombstone_removes() {
+        let name = EntityName::try_from("acme".to_owned()).unwrap();
+        let home = name.partition(12);
+        let key = owner_key(home);
+        let state = restored(
+            home,
+            &[
+                ("acme", Some(checkpoint("acme", 1))),
+                (&key, Some(owner("a"))),
+                ("acme", Some(checkpoint("acme", 7))),
+                (&key, Some(owner("b"))),
+            ],
+        )
+        .unwrap();
+        assert_eq!(state.checkpoints[&name].sequence, 7);
+        assert_eq!(state.owners[&home].run, "b");
+        let gone =
+            restored(home, &[("acme", Some(checkpoint("acme", 1))), ("acme", None)]).unwrap();
+        assert_eq!(gone, Restored::default());
+    }
+
+    #[test]
+    fn what_cannot_be_trusted_is_refused() {
+        let home = EntityName::try_from("acme".to_owned()).unwrap().partition(12);
+        let away = (home + 1) % 12;
+        let newer = br#"{"version":2,"anything":true}"#.to_vec();
+        let rows = [
+            (restored(away, &[("acme", Some(checkpoint("acme", 1)))]), "belongs in partition"),
+            (restored(home, &[("acme", Some(newer.clone()))]), "start the newer ghauditd"),
+            (restored(0, &[(GENESIS_KEY, Some(newer.clone()))]), "start the newer ghauditd"),
+            (restored(3, &[("#owner/3", Some(newer))]), "start the newer ghauditd"),
+            (restored(3, &[("#owner/4", Some(owner("a")))]), "belongs in partition 4"),
+            (restored(home, &[("acme", Some(b"{".to_vec()))]), "cannot be read"),
+            (restored(0, &[("#lease/1", Some(b"{}".to_vec()))]), "does not know"),
+            (restored(0, &[("Not An Entity", Some(b"{}".to_vec()))]), "does not know"),
+        ];
+        for (result, words) in rows {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

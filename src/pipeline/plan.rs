@@ -253,3 +253,177 @@ impl Plan<'_> {
 fn time_s(entry: &Entry) -> Option<i64> {
     entry.time_ms().map(|ms| ms.div_euclid(1000))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::lane::LaneRules;
+    use crate::audit::{EntityName, LaneState, Text, header};
+    use crate::state::{Buckets, Settings};
+    use tempfile::TempDir;
+
+    const NOW_MS: i64 = 1_790_000_000_000;
+
+    fn context() -> EntityContext {
+        let rules = |lane| LaneRules { lane, retention_s: Some(180 * 86_400), settling_s: 600 };
+        EntityContext {
+            name: EntityName::try_from("acme".to_owned()).unwrap(),
+            state_partition: 3,
+            rules: Lane::ALL.into_iter().map(|lane| (lane, rules(lane))).collect(),
+            value_bytes_max: super::super::record::VALUE_BYTES_MAX,
+            source: Bytes::from_static(b"https://api.github.com/orgs/acme"),
+            key: Bytes::from_static(b"acme"),
+        }
+    }
+
+    fn clocks() -> Clocks {
+        Clocks { github_now_ms: NOW_MS, ingest_ms: NOW_MS + 5 }
+    }
+
+    fn state(context: &EntityContext) -> Checkpoint {
+        let now_s = clocks().now_s();
+        let lanes =
+            context.rules.iter().map(|(&lane, rules)| (lane, LaneState::begin(rules, now_s)));
+        Checkpoint {
+            version: 1,
+            entity: context.name.clone(),
+            sequence: 41,
+            github_now_ms: None,
+            lanes: lanes.collect(),
+        }
+    }
+
+    fn entry(id: &str, body: &str) -> Entry {
+        Entry {
+            id: Text::new(Bytes::copy_from_slice(id.as_bytes())),
+            timestamp_ms: Some(NOW_MS - 1000),
+            ..Entry::opaque(Bytes::copy_from_slice(body.as_bytes()))
+        }
+    }
+
+    fn fetched(entries: Vec<Entry>) -> Fetched {
+        let query = crate::audit::slice::Query { from_s: NOW_MS / 1000 - 600, to_s: None };
+        let page = Page { entries, next: None, date_ms: None, body_bytes: 100, budget: None };
+        Fetched {
+            lane: Lane::Web,
+            slice: 1,
+            query,
+            began: true,
+            page,
+            dead_letter: false,
+            fetched_mono_ms: 0,
+        }
+    }
+
+    fn buckets() -> (TempDir, Buckets) {
+        let dir = TempDir::new().unwrap();
+        let settings = Settings { dir: dir.path().to_owned(), memory_bytes_max: 1 << 20 };
+        let buckets = Buckets::open(&settings, "instance").unwrap();
+        (dir, buckets)
+    }
+
+    fn plan_with(
+        buckets: &mut Buckets,
+        context: &EntityContext,
+        state: &Checkpoint,
+        pages: &[Fetched],
+    ) -> Planned {
+        plan(context, state, pages, clocks(), |lane, at, fingerprint, pending| {
+            buckets.verdict(&context.name, lane, at, fingerprint, pending)
+        })
+        .unwrap()
+    }
+
+    fn header_of<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+        let value = record.headers.iter().find(|(key, _)| *key == name)?;
+        Some(std::str::from_utf8(&value.1).unwrap())
+    }
+
+    fn data(planned: &Planned) -> Vec<&Record> {
+        planned.batch.records.iter().filter(|record| !record.topic.is_state()).collect()
+    }
+
+    #[test]
+    fn once_is_each_id_and_body_also_inside_a_batch_and_revisions_are_marked_once() {
+        let (_dir, mut buckets) = buckets();
+        let (context, mut committed) = (context(), None::<Checkpoint>);
+        let first = state(&context);
+        let page = fetched(vec![
+            entry("a", "{A}"),
+            entry("a", "{A}"),
+            entry("a", "{B}"),
+            entry("a", "{A}"),
+        ]);
+        let mut planned = plan_with(&mut buckets, &context, &first, &[page]);
+        let bodies: Vec<_> = data(&planned).iter().map(|r| r.value.clone().unwrap()).collect();
+        assert_eq!(bodies, [&b"{A}"[..], &b"{B}"[..]]);
+        assert_eq!(header_of(data(&planned)[0], header::CE_ID), Some("a"));
+        let revised = header_of(data(&planned)[1], header::CE_ID).unwrap();
+        assert!(revised.starts_with("a;r=") && revised.len() == 12, "{revised}");
+        assert_eq!(header_of(data(&planned)[1], header::REVISION), Some("1"));
+        assert_eq!(planned.next.sequence, 43);
+        buckets.commit(&context.name, &mut planned.pending).unwrap();
+        committed.replace(planned.next);
+        let page = fetched(vec![entry("a", "{B}"), entry("a", "{A}"), entry("a", "{C}")]);
+        let planned = plan_with(&mut buckets, &context, &committed.unwrap(), &[page]);
+        assert_eq!(data(&planned).len(), 1, "A, B, A makes one revision; C is another");
+        assert_eq!(header_of(data(&planned)[0], header::SEQ), Some("44"));
+    }
+
+    #[test]
+    fn a_batch_ends_with_seen_ids_and_one_checkpoint_in_the_entitys_partition() {
+        let (_dir, mut buckets) = buckets();
+        let context = context();
+        let planned =
+            plan_with(&mut buckets, &context, &state(&context), &[fetched(vec![entry("a", "{}")])]);
+        let kinds: Vec<_> = planned.batch.records.iter().map(|r| (r.topic, r.partition)).collect();
+        assert_eq!(
+            kinds,
+            [(Topic::Web, None), (Topic::SeenWeb, Some(3)), (Topic::Checkpoints, Some(3))]
+        );
+        let last = planned.batch.records.last().unwrap();
+        assert_eq!(Checkpoint::decode(last.value.as_ref().unwrap()).unwrap(), planned.next);
+    }
+
+    #[test]
+    fn an_entry_without_an_id_travels_under_the_digest_of_its_bytes_and_is_marked() {
+        let (_dir, mut buckets) = buckets();
+        let context = context();
+        let page = fetched(vec![Entry::opaque(Bytes::from_static(b"\xff\xfe{"))]);
+        let planned = plan_with(&mut buckets, &context, &state(&context), &[page]);
+        let record = data(&planned)[0];
+        assert_eq!(record.value.as_deref(), Some(&b"\xff\xfe{"[..]));
+        assert!(header_of(record, header::CE_ID).unwrap().starts_with("sha256:"));
+        assert_eq!(header_of(record, header::DERIVED_ID), Some("1"));
+        assert_eq!(header_of(record, header::CE_TYPE), Some("unknown"));
+        assert_eq!(header_of(record, header::CE_TIME), None);
+    }
+
+    #[test]
+    fn what_no_topic_takes_whole_goes_in_numbered_pieces_that_join_to_the_same_bytes() {
+        let (_dir, mut buckets) = buckets();
+        let context = EntityContext { value_bytes_max: 10, ..context() };
+        let body = "{\"long\":\"0123456789\"}";
+        let planned =
+            plan_with(&mut buckets, &context, &state(&context), &[fetched(vec![entry("a", body)])]);
+        let pieces = data(&planned);
+        assert_eq!(pieces.len(), 3);
+        assert!(pieces.iter().all(|piece| piece.topic == Topic::DeadLetter));
+        let joined: Vec<u8> =
+            pieces.iter().flat_map(|piece| piece.value.clone().unwrap()).collect();
+        assert_eq!(joined, body.as_bytes());
+        let numbers: Vec<_> = pieces.iter().map(|p| header_of(p, header::SEQ).unwrap()).collect();
+        assert_eq!(numbers, ["42", "43", "44"]);
+        assert_eq!(planned.next.sequence, 44);
+    }
+
+    #[test]
+    fn git_entries_go_to_the_git_topic_whatever_lane_they_came_through() {
+        let (_dir, mut buckets) = buckets();
+        let context = context();
+        let push = Entry { action: Text::new(Bytes::from_static(b"git.push")), ..entry("g", "{}") };
+        let planned = plan_with(&mut buckets, &context, &state(&context), &[fetched(vec![push])]);
+        let topics: Vec<_> = planned.batch.records.iter().map(|record| record.topic).collect();
+        assert_eq!(topics, [Topic::Git, Topic::SeenGit, Topic::Checkpoints]);
+    }
+}

@@ -209,3 +209,136 @@ fn wake_mono_ms(view: &View<'_>) -> Option<i64> {
     });
     polls.chain(settling).min()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::EntityName;
+
+    const NOW_S: i64 = 1_790_000_000;
+    const DAY_S: i64 = 86_400;
+
+    struct World {
+        checkpoint: Checkpoint,
+        rules: BTreeMap<Lane, LaneRules>,
+        ahead: BTreeMap<(Lane, u64), Ahead>,
+        due: BTreeMap<Lane, i64>,
+        last_was_tail: bool,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let rules = |lane, days: i64| {
+                (lane, LaneRules { lane, retention_s: Some(days * DAY_S), settling_s: 600 })
+            };
+            let rules = BTreeMap::from([rules(Lane::Web, 180), rules(Lane::Git, 7)]);
+            let empty = Checkpoint {
+                version: 1,
+                entity: EntityName::try_from("acme".to_owned()).unwrap(),
+                sequence: 0,
+                github_now_ms: None,
+                lanes: BTreeMap::new(),
+            };
+            let checkpoint = reshape(&empty, &rules, NOW_S, false).unwrap();
+            let due = BTreeMap::from([(Lane::Web, 5000), (Lane::Git, 4000)]);
+            Self { checkpoint, rules, ahead: BTreeMap::new(), due, last_was_tail: false }
+        }
+
+        fn next(&self, now_s: i64, mono_ms: i64) -> Decision {
+            next(&View {
+                checkpoint: &self.checkpoint,
+                rules: &self.rules,
+                ahead: &self.ahead,
+                tail_due_mono_ms: &self.due,
+                last_was_tail: self.last_was_tail,
+                now_s,
+                mono_ms,
+            })
+        }
+
+        fn fetch(&self, now_s: i64, mono_ms: i64) -> (Lane, SliceKind) {
+            match self.next(now_s, mono_ms) {
+                Decision::Fetch(wanted) => (wanted.lane, wanted.kind),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn block_backfill(&mut self) {
+            for (&lane, state) in &self.checkpoint.lanes {
+                for slice in state.slices.iter().filter(|slice| slice.kind != SliceKind::Tail) {
+                    self.ahead.insert((lane, slice.id), Ahead::Blocked);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_that_has_not_begun_is_begun_first() {
+        let mut world = World::new();
+        world.checkpoint.lanes.remove(&Lane::Git);
+        assert_eq!(world.next(NOW_S, 0), Decision::Reshape);
+    }
+
+    #[test]
+    fn the_earliest_deadline_goes_first_across_lanes() {
+        let world = World::new();
+        let Decision::Fetch(first) = world.next(NOW_S, 0) else { panic!() };
+        assert_eq!(first.kind, SliceKind::Backfill);
+        let oldest = |lane: Lane| world.checkpoint.lanes[&lane].slices[1].from_s;
+        let deadline = |lane: Lane| oldest(lane) + world.rules[&lane].retention_s.unwrap();
+        assert_eq!(deadline(first.lane), deadline(Lane::Git).min(deadline(Lane::Web)));
+        assert!(first.began);
+    }
+
+    #[test]
+    fn a_due_tail_takes_turns_with_backfill() {
+        let mut world = World::new();
+        assert_eq!(world.fetch(NOW_S, 4500), (Lane::Git, SliceKind::Tail));
+        world.last_was_tail = true;
+        assert_eq!(world.fetch(NOW_S, 4500).1, SliceKind::Backfill);
+        world.last_was_tail = false;
+        assert_eq!(
+            world.fetch(NOW_S, 9000),
+            (Lane::Git, SliceKind::Tail),
+            "the one that waited longest"
+        );
+    }
+
+    #[test]
+    fn without_work_it_waits_for_the_next_poll() {
+        let mut world = World::new();
+        world.block_backfill();
+        assert_eq!(world.next(NOW_S, 0), Decision::Wait(Some(4000)));
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_the_fetched_pages_end_and_not_past_its_end() {
+        let mut world = World::new();
+        world.block_backfill();
+        let tail = world.checkpoint.lanes[&Lane::Web].slices[0].clone();
+        let at = Next::Cursor(Cursor::new("next".to_owned()).unwrap());
+        world.ahead.insert((Lane::Web, tail.id), Ahead::At(tail.next_query(), at.clone()));
+        let Decision::Fetch(wanted) = world.next(NOW_S, 0) else { panic!() };
+        assert_eq!((wanted.next, wanted.began), (Some(at), false));
+        world.ahead.insert((Lane::Web, tail.id), Ahead::Blocked);
+        assert_eq!(world.next(NOW_S, 0), Decision::Wait(Some(4000)));
+    }
+
+    #[test]
+    fn a_tail_that_fell_behind_is_split_before_its_next_walk() {
+        let mut world = World::new();
+        let later = NOW_S + 5 * DAY_S;
+        assert_eq!(world.next(later, 9000), Decision::Reshape);
+        world.checkpoint = reshape(&world.checkpoint, &world.rules, later, false).unwrap();
+        assert_eq!(world.fetch(later, 9000).1, SliceKind::Tail);
+        assert_eq!(reshape(&world.checkpoint, &world.rules, later, false), None);
+    }
+
+    #[test]
+    fn runway_is_what_is_left_until_the_lowest_edge_expires() {
+        let world = World::new();
+        let (state, rules) = (&world.checkpoint.lanes[&Lane::Git], &world.rules[&Lane::Git]);
+        assert_eq!(runway_s(state, rules, NOW_S), Some(600));
+        assert_eq!(runway_s(state, rules, NOW_S + 1000), Some(-400));
+    }
+}

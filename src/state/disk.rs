@@ -224,3 +224,66 @@ pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
         .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn applied() -> Applied {
+        Applied {
+            lanes: BTreeSet::from(["acme/web".to_owned()]),
+            next_offsets: BTreeMap::from([("web".to_owned(), BTreeMap::from([(3, 30)]))]),
+            ..Applied::default()
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let entries = [
+            Vouched { bucket: Bucket::NONE, count: 1, sum: 2 },
+            Vouched { bucket: Bucket(500_000), count: 0x0102_0304, sum: u64::MAX },
+        ];
+        let index = encode_index(entries.into_iter());
+        let hex = index.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        assert_eq!(
+            hex,
+            "018000000000000000000000010000000000000002\
+             000000000007a12001020304ffffffffffffffff6f3554b6077014a9"
+        );
+        assert_eq!(
+            String::from_utf8(applied().encode()).unwrap(),
+            r#"{"version":1,"lanes":["acme/web"],"next_offsets":{"web":{"3":30}},"check":"a410a496ddc37dfb"}"#
+        );
+    }
+
+    #[test]
+    fn applied_is_read_back_and_refused_when_changed() {
+        let bytes = applied().encode();
+        let read = Applied::decode(&bytes).unwrap();
+        assert_eq!((read.lanes, read.next_offsets), (applied().lanes, applied().next_offsets));
+        let text = String::from_utf8(bytes).unwrap();
+        for changed in [text.replace("30", "31"), text.replace("\"version\":1", "\"version\":2")] {
+            assert_ne!(changed, text);
+            assert_eq!(Applied::decode(changed.as_bytes()), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn indexes_are_read_back(entries in prop::collection::btree_map(any::<i64>(), any::<(u32, u64)>(), 0..20)) {
+            let entries: Vec<Vouched> = entries
+                .into_iter()
+                .map(|(hour, (count, sum))| Vouched { bucket: Bucket(hour), count, sum })
+                .collect();
+            let bytes = encode_index(entries.iter().copied());
+            prop_assert_eq!(decode_index(&bytes), Some(entries));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_index(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(decode_index(&bytes), None);
+            prop_assert_eq!(Applied::decode(&bytes), None);
+        }
+    }
+}

@@ -10,6 +10,8 @@ mod opening;
 mod pending;
 mod set;
 mod shelf;
+#[cfg(test)]
+mod tests;
 
 pub use buckets::Buckets;
 pub use error::StateError;

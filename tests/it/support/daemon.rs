@@ -228,12 +228,13 @@ fn metric_in(page: &str, name: &str, labels: &str) -> f64 {
         let (found, its_labels) = series.split_once('{').unwrap_or((series, ""));
         (found == name && its_labels.contains(labels)).then(|| value.parse::<f64>().unwrap())
     });
-    values.sum()
+    // the sum of nothing is -0.0
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[test]
     fn metrics_are_summed_over_labels() {
@@ -251,6 +252,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind(daemon.admin()).await.unwrap();
         let answer = async {
             let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
             stream.write_all(b"HTTP/1.1 503 X\r\ncontent-length: 3\r\n\r\nno!").await.unwrap();
         };
         let (page, ()) = tokio::join!(daemon.get("/readyz"), answer);
