@@ -75,8 +75,6 @@ enum Command {
     Man(man::ManArgs),
     #[cfg(feature = "sim")]
     Demo(demo::DemoArgs),
-    #[cfg(feature = "sim")]
-    Sim(crate::sim::cli::SimArgs),
 }
 
 /// The command line's definition, for help, completions and man pages.

@@ -122,6 +122,7 @@ struct Collector<S: Source, O: Opener> {
     reshape_due: i64,
     reshape_wanted: bool,
     credential: u64,
+    tried_credential: u64,
     per_page: u8,
     /// Digest of a page of one entry that could not be cut, to see whether it comes again.
     uncuttable: Option<String>,
@@ -141,6 +142,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             name: format!("collector/{}", parts.context.name),
             clock: ServerClock::restored(state.github_now_ms, mono_ms()),
             credential: parts.source.credential_generation(),
+            tried_credential: parts.source.credential_generation(),
             buffer,
             state,
             parts,
@@ -244,6 +246,15 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let later = now.saturating_add(1000);
         if self.fetching.is_some() || self.buffer.is_full() {
             return later;
+        }
+        if self.source_pause.is_slow() {
+            let credential = self.parts.source.credential_generation();
+            if credential != self.tried_credential {
+                // the operator has given another token: tried at once
+                self.tried_credential = credential;
+                self.reshape_wanted = true;
+                self.source_pause.set(now);
+            }
         }
         if let Some(until) = self.source_pause.until(now) {
             return until.min(self.commit_wake(later));

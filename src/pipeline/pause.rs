@@ -35,20 +35,28 @@ impl Pause {
         self.until_mono_ms.filter(|&until| mono_ms < until)
     }
 
+    /// Whether it waits for an operator: something that changed may end the wait.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     /// A pause until a time that somebody else decided; it is no failure.
     pub fn set(&mut self, until_mono_ms: i64) {
+        self.is_slow = false;
         self.until_mono_ms = Some(until_mono_ms);
     }
 
     /// It failed: a quick, growing pause.
     pub fn fail(&mut self, mono_ms: i64) {
         self.failing = true;
+        self.is_slow = false;
         self.until_mono_ms = Some(mono_ms.saturating_add(ms(self.quick.next_wait())));
     }
 
     /// It failed for a reason that only an operator can mend: a slow, growing pause.
     pub fn fail_slowly(&mut self, mono_ms: i64) {
         self.failing = true;
+        self.is_slow = true;
         self.until_mono_ms = Some(mono_ms.saturating_add(ms(self.slow.next_wait())));
     }
 
