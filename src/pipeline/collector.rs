@@ -59,6 +59,8 @@ pub struct Parts<S: Source, O: Opener> {
 }
 
 const PER_PAGE: u8 = 100;
+/// Failures in a row that nobody is told about: GitHub stumbles now and then.
+const EVERYDAY_FAILURES: u32 = 3;
 /// How long pages of a catch-up wait for company.
 const LINGER_MS: i64 = 250;
 /// Unconfirmed backfills and fallen tails are looked at this often, milliseconds.
@@ -455,8 +457,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
                     self.drop_cursor(wanted.lane, wanted.slice);
                 }
-                if self.source_pause.is_news(reason) {
-                    warn!(entity = %self.parts.context.name, reason, "no page, trying again: {message}");
+                let entity = &self.parts.context.name;
+                if self.source_pause.failures() < EVERYDAY_FAILURES {
+                    debug!(%entity, reason, "no page, trying again: {message}");
+                } else if self.source_pause.is_news(reason) {
+                    warn!(%entity, reason, "still no page, trying again: {message}");
                 }
             }
             SourceError::Uncuttable { body, next, date_ms } => {
