@@ -278,8 +278,7 @@ fn collect(
     let (to_flush, stop) = (Arc::clone(&buckets), tasks.token());
     let retentions = seen::retentions(&config.entities);
     tasks.spawn("seen-ids", async move {
-        keep_durable(to_flush, retentions, clocks, stop).await;
-        Ok(())
+        keep_durable(to_flush, retentions, clocks, stop).await.map_err(DaemonError::from)
     });
     Running { buckets }
 }
@@ -290,10 +289,10 @@ async fn keep_durable(
     retentions: BTreeMap<SeenLane, Duration>,
     clocks: Arc<seen::Clocks>,
     stop: CancellationToken,
-) {
+) -> Result<(), StateError> {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(FLUSH_EVERY) => {}
         }
         let (buckets, clocks) = (Arc::clone(&buckets), Arc::clone(&clocks));
@@ -302,6 +301,7 @@ async fn keep_durable(
             tokio::task::spawn_blocking(move || seen::keep(&buckets, &retentions, &clocks)).await;
         match flushed {
             Ok(Ok(())) => {}
+            Ok(Err(error)) if !error.is_retryable() => return Err(error),
             Ok(Err(error)) => warn!("seen ids cannot be made durable, trying again: {error}"),
             Err(error) => warn!("seen ids cannot be made durable: {error}"),
         }
@@ -358,7 +358,8 @@ fn spawn_archiver<S: Store>(
     let (seen, health, stop) = (Arc::clone(&status), Arc::clone(&shared.health), tasks.token());
     tasks.spawn("archiver", async move {
         let stopped = stop.clone();
-        let archiving = archiver::run(Arc::new(store), settings, kafka, topics, metrics, status, stop);
+        let archiving =
+            archiver::run(Arc::new(store), settings, kafka, topics, metrics, status, stop);
         if let Err(error) = archiving.await {
             error!("collecting goes on without the archive, restart when this is mended: {error}");
             stopped.cancelled().await;
