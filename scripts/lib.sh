@@ -151,7 +151,7 @@ wait_groups() {
     for group in "${groups[@]}"; do
       if kill -0 -- "-$group" 2>/dev/null; then sleep 0.1; continue 2; fi
     done
-    return
+    return 0 # a bare `return` in a trap answers the status from before the trap
   done
 }
 
