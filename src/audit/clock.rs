@@ -17,11 +17,7 @@ pub struct ServerClock {
 impl ServerClock {
     /// A clock restored from a checkpoint: a lower bound until answers arrive.
     pub fn restored(now_ms: Option<i64>, mono_ms: i64) -> Self {
-        Self {
-            base: now_ms.map(|now| (now, mono_ms)),
-            jump: None,
-            confirmed: false,
-        }
+        Self { base: now_ms.map(|now| (now, mono_ms)), jump: None, confirmed: false }
     }
 
     /// Whether an answer of this process has been accepted: before that, now may lie far behind.
@@ -31,8 +27,7 @@ impl ServerClock {
 
     /// GitHub's now at `mono_ms`; `None` before the first accepted answer ever.
     pub fn now_ms(&self, mono_ms: i64) -> Option<i64> {
-        self.base
-            .map(|(date, at)| date.saturating_add(mono_ms.saturating_sub(at).max(0)))
+        self.base.map(|(date, at)| date.saturating_add(mono_ms.saturating_sub(at).max(0)))
     }
 
     /// Takes the `Date` of an accepted audit-log answer. One that goes back is ignored.

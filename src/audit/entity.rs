@@ -12,9 +12,7 @@ pub struct EntityName(String);
 
 /// A name that is not an entity name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "entity name {0:?} is not 1 to 100 characters of a-z 0-9 . _ - beginning with a letter or digit"
-)]
+#[error("entity name {0:?} is not 1 to 100 characters of a-z 0-9 . _ - beginning with a letter or digit")]
 pub struct EntityNameError(String);
 
 impl EntityName {
@@ -41,14 +39,8 @@ impl TryFrom<String> for EntityName {
         let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         let ok = name.len() <= 100
             && name.bytes().next().is_some_and(plain)
-            && name
-                .bytes()
-                .all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
-        if ok {
-            Ok(Self(name))
-        } else {
-            Err(EntityNameError(name))
-        }
+            && name.bytes().all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
+        if ok { Ok(Self(name)) } else { Err(EntityNameError(name)) }
     }
 }
 

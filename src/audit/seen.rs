@@ -101,12 +101,7 @@ impl Fingerprint {
         let mut bytes = [0; Self::LEN];
         let digest = Sha256::digest(id);
         let hash = xxhash_rust::xxh3::xxh3_64(body).to_be_bytes();
-        let all = digest
-            .iter()
-            .take(16)
-            .chain(hash.iter())
-            .copied()
-            .chain([kind.as_byte()]);
+        let all = digest.iter().take(16).chain(hash.iter()).copied().chain([kind.as_byte()]);
         bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
         Self(bytes)
     }
@@ -310,7 +305,7 @@ mod tests {
 
     /// 2026-09-21T14:13:20Z
     const NOW_MS: i64 = 1_790_000_000_000;
-    const RETENTION: Option<Duration> = Some(Duration::from_secs(180 * 86_400));
+    const RETENTION: Option<Duration> = Some(Duration::from_hours(180 * 24));
 
     fn entry(timestamp_ms: Option<i64>, created_at_ms: Option<i64>) -> Entry {
         Entry { timestamp_ms, created_at_ms, ..Entry::opaque(Bytes::from_static(b"{}")) }
