@@ -144,7 +144,13 @@ async fn following_next_shows_each_entry_of_the_journal_once() {
 
 #[tokio::test]
 async fn a_patient_reader_of_a_nasty_log_gets_every_entry() {
-    let faults = Faults { late_max_s: 10, late_min_s: 1, drip_ms: 1, slow_first_byte_ms: 20, ..Faults::nasty() };
+    let faults = Faults {
+        late_max_s: 10,
+        late_min_s: 1,
+        drip_ms: 1,
+        slow_first_byte_ms: 20,
+        ..Faults::nasty()
+    };
     let faults = Faults { revised: 0.0, tie_every: 300, burst: 500, huge_entry: 0.002, ..faults };
     let sim = started(faults).await;
     sim.advance(Duration::from_secs(60));
@@ -186,7 +192,10 @@ async fn parameters_defaults_and_links_are_github_s() {
     drop(second);
     let page = client().get(&next).bearer_auth("simulated-token").send().await.unwrap();
     let (first, prev) = (link(&page, "first").unwrap(), link(&page, "prev").unwrap());
-    assert!(first.ends_with("?after=&before=") && prev.contains("?after=&before=M"), "{first} {prev}");
+    assert!(
+        first.ends_with("?after=&before=") && prev.contains("?after=&before=M"),
+        "{first} {prev}"
+    );
     let back = client().get(&prev).bearer_auth("simulated-token").send().await.unwrap();
     assert_eq!(back.json::<Vec<serde_json::Value>>().await.unwrap(), rows);
 
@@ -200,7 +209,8 @@ async fn parameters_defaults_and_links_are_github_s() {
     let page = all("").await;
     assert!(link(&page, "next").unwrap().contains("/organizations/"));
     assert_eq!(days_old(oldest(page.json().await.unwrap())), 91);
-    let page: Vec<serde_json::Value> = all("phrase=created:%3E%3D2020-01-01").await.json().await.unwrap();
+    let page: Vec<serde_json::Value> =
+        all("phrase=created:%3E%3D2020-01-01").await.json().await.unwrap();
     assert_eq!(days_old(oldest(page.clone())), 161);
     let second = page[40]["@timestamp"].as_i64().unwrap() / 1000;
     let from = jiff::Timestamp::from_second(second).unwrap();
@@ -227,7 +237,8 @@ async fn a_base_path_as_on_ghes_is_in_urls_and_links() {
 async fn who_may_not_ask_is_told_so() {
     let sim = started(Faults::default()).await;
     let url = sim.base_url().join(ACME).unwrap();
-    let status = |request: RequestBuilder| async { request.send().await.unwrap().status().as_u16() };
+    let status =
+        |request: RequestBuilder| async { request.send().await.unwrap().status().as_u16() };
     let client = client();
     let nameless = Client::builder().no_proxy().build().unwrap();
     assert_eq!(status(client.get(url.clone())).await, 401);
@@ -237,7 +248,9 @@ async fn who_may_not_ask_is_told_so() {
     for (path, code) in [("enterprises/nobody/audit-log", 404), ("users/mona", 404), (ACME, 200)] {
         assert_eq!(status(get(&client, &sim, path)).await, code, "{path}");
     }
-    for (version, code) in [("2022-11-28", 200), ("2026-03-10", 200), ("2020-01-01", 410), ("v3", 400)] {
+    for (version, code) in
+        [("2022-11-28", 200), ("2026-03-10", 200), ("2020-01-01", 410), ("v3", 400)]
+    {
         let request = get(&client, &sim, ACME).header("X-GitHub-Api-Version", version);
         assert_eq!(status(request).await, code, "{version}");
     }
@@ -263,7 +276,10 @@ async fn limits_are_counted_for_each_token_and_entity_and_end_after_an_hour() {
         response.headers()[format!("x-ratelimit-{name}")].to_str().unwrap().parse::<i64>().unwrap()
     };
     let first = ask(&sim, ACME).await;
-    assert_eq!((number(&first, "limit"), number(&first, "remaining"), number(&first, "used")), (2, 1, 1));
+    assert_eq!(
+        (number(&first, "limit"), number(&first, "remaining"), number(&first, "used")),
+        (2, 1, 1)
+    );
     assert_eq!(first.headers()["x-ratelimit-resource"], "audit_log");
     assert!((3_500..=3_600).contains(&(number(&first, "reset") - START_MS / 1000)));
     ask(&sim, ACME).await;
@@ -283,7 +299,8 @@ async fn limits_are_counted_for_each_token_and_entity_and_end_after_an_hour() {
 
 #[tokio::test]
 async fn pages_are_compressed_tagged_and_dated_by_the_simulated_clock() {
-    let sim = Sim::start(SimConfig { clock: SimClock { start_ms: START_MS, speed: 1000.0 }, ..config() });
+    let sim =
+        Sim::start(SimConfig { clock: SimClock { start_ms: START_MS, speed: 1000.0 }, ..config() });
     let sim = sim.await.unwrap();
     let date = |response: &Response| {
         let text = response.headers()["date"].to_str().unwrap().to_owned();
@@ -351,7 +368,12 @@ async fn live_entries_come_with_time_and_old_ones_go() {
 
 #[tokio::test]
 async fn revisions_and_disclosed_addresses_change_bodies_under_the_same_id() {
-    let faults = Faults { revised: 0.1, revised_after_s: 10, ip_disclosed_after_s: 3_600, ..Faults::default() };
+    let faults = Faults {
+        revised: 0.1,
+        revised_after_s: 10,
+        ip_disclosed_after_s: 3_600,
+        ..Faults::default()
+    };
     let sim = started(faults).await;
     let first: BTreeSet<_> = read_all(&sim, ACME, "web").await.into_iter().collect();
     sim.advance(Duration::from_secs(7_200));
@@ -385,7 +407,10 @@ async fn premade_pages_are_the_same_log() {
     let page = client().get(next).bearer_auth("simulated-token").send().await.unwrap();
     assert_eq!(cut(&page.bytes().await.unwrap()).unwrap().len(), 100);
     assert!(short < 100, "{short}");
-    assert!(journal.len() > 100 && sim.journal().iter().filter(|e| e.entity == "acme").all(|e| e.served));
+    assert!(
+        journal.len() > 100
+            && sim.journal().iter().filter(|e| e.entity == "acme").all(|e| e.served)
+    );
     sim.stop().await;
 }
 
@@ -403,7 +428,8 @@ async fn the_journal_file_has_a_line_for_each_body() {
     let journal = sim.journal();
     sim.stop().await;
     let text = std::fs::read_to_string(path).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let key = |line: &serde_json::Value| (line["id"].to_string(), line["sha256"].to_string());
     let known: BTreeSet<_> = lines.iter().map(key).collect();
     assert_eq!(known.len(), lines.len(), "no line twice");
@@ -444,7 +470,8 @@ async fn every_refusal_has_the_status_and_message_of_github() {
         let (sim, answer) = seen(name, "1").await;
         let answer = answer.unwrap();
         assert!(codes.contains(&answer.status().as_u16()), "{name}: {}", answer.status());
-        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let header =
+            |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         match name {
             "sso" => assert!(header("x-github-sso").unwrap().starts_with("required; url=https://")),
             "primary_limit" => assert_eq!(header("x-ratelimit-remaining").unwrap(), "0"),
@@ -496,7 +523,8 @@ async fn broken_bodies_are_broken_as_they_say() {
 #[tokio::test]
 async fn slow_answers_come_whole() {
     let begin = std::time::Instant::now();
-    let faults = Faults { slow_first_byte: 1.0, slow_first_byte_ms: 200, drip: 1.0, ..Faults::default() };
+    let faults =
+        Faults { slow_first_byte: 1.0, slow_first_byte_ms: 200, drip: 1.0, ..Faults::default() };
     let sim = started(Faults { drip_ms: 2, ..faults }).await;
     let page = ask(&sim, &format!("{ACME}?per_page=100")).await;
     assert!(begin.elapsed() >= Duration::from_millis(200));
@@ -603,7 +631,10 @@ async fn faults_can_be_meant_for_one_entity_one_lane_and_some_requests() {
     };
     let certain = Faults { forbidden: 1.0, ..Faults::default() };
     sim.set_faults(Faults { only_entity: Some("octo".to_owned()), ..certain.clone() });
-    assert_eq!((codes(1, ACME).await, codes(1, "orgs/octo/audit-log").await), (vec![200], vec![403]));
+    assert_eq!(
+        (codes(1, ACME).await, codes(1, "orgs/octo/audit-log").await),
+        (vec![200], vec![403])
+    );
     sim.set_faults(Faults { only_lane: Some(Lane::Git), ..certain.clone() });
     assert_eq!(codes(1, ACME).await, [200]);
     assert_eq!(codes(1, "enterprises/acme/audit-log?include=git").await, [403]);
