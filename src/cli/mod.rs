@@ -1,7 +1,9 @@
 //! The command line: one file per command, one writer, documented exit codes.
 
 mod check;
+mod checkpoint;
 mod completions;
+mod connect;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
@@ -73,12 +75,13 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
+    #[cfg(feature = "sim")]
+    Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     #[cfg(feature = "sim")]
     Demo(demo::DemoArgs),
-    #[cfg(feature = "sim")]
-    Sim(crate::sim::cli::SimArgs),
 }
 
 /// The command line's definition, for help, completions and man pages.
@@ -115,8 +118,9 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         #[cfg(feature = "sim")]
-        Command::Sim(args) => sim::run(args),
+        Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),
         Command::Man(args) => man::run(&args, out),
         #[cfg(feature = "sim")]
@@ -138,6 +142,21 @@ fn explain(error: &clap::Error, out: &mut Output) -> anyhow::Result<Exit> {
 /// The configuration of the command line, with this process's environment.
 fn load_config(global: &Global) -> Result<Loaded, Faults> {
     load(&global.config, &Environment::of_process())
+}
+
+/// The configuration for a command that is not `check`: complains about all faults at once.
+fn config_or_complaints(global: &Global, out: &mut Output) -> Option<Loaded> {
+    match load_config(global) {
+        Ok(loaded) => Some(loaded),
+        Err(Faults(faults)) => {
+            let config = global.config.display();
+            out.complain(format!("{config} has {}", check::counted(faults.len())));
+            for fault in faults {
+                out.complain(fault);
+            }
+            None
+        }
+    }
 }
 
 /// Runs a command's asynchronous part.

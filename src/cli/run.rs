@@ -85,13 +85,14 @@ fn exit_of(error: &DaemonError) -> Exit {
     match error {
         DaemonError::Start(StartError::OwnedByOther { .. })
         | DaemonError::Collector(CollectorError::OwnedByOther(_)) => Exit::Fenced,
-        DaemonError::Start(_) | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
-        DaemonError::Archiver(_) => Exit::Archive,
-        DaemonError::Setup(_) => Exit::Config,
-        DaemonError::State(_)
+        DaemonError::Start(_)
+        | DaemonError::State(_)
         | DaemonError::CatchUp(_)
+        | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
+        DaemonError::Archive(_) => Exit::Archive,
+        DaemonError::Setup(_)
         | DaemonError::Admin(_)
-        | DaemonError::Unexpected(_)
-        | DaemonError::Grace(_) => Exit::Unexpected,
+        | DaemonError::Grace(_)
+        | DaemonError::Unexpected(_) => Exit::Unexpected,
     }
 }

@@ -144,6 +144,13 @@ impl Source for Client {
     ) -> impl Future<Output = Result<Page, SourceError>> + Send {
         self.fetch_page(request, page)
     }
+
+    fn credential_generation(&self) -> u64 {
+        let hash = |token: Arc<crate::github::SecretText>| {
+            xxhash_rust::xxh3::xxh3_64(token.expose().as_bytes())
+        };
+        self.token.token().map_or(0, hash)
+    }
 }
 
 impl Client {

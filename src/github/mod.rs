@@ -244,7 +244,7 @@ pub trait Source: Send + Sync + 'static {
         page: Option<u64>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
 
-    /// Grows each time the credentials change: what was empty is then asked again.
+    /// Another value each time the credentials change: what was empty or refused is then asked again.
     fn credential_generation(&self) -> u64 {
         0
     }

@@ -169,6 +169,8 @@ faults! {
     bad_phrase_ignored: bool = false;
     /// World: limits are answered with 429, not 403.
     limits_429: bool = false;
+    /// World: a 304 is not counted against the limit.
+    not_modified_is_free: bool = false;
     /// World: every last page has a `next` link to itself: the chain never ends.
     endless_next: bool = false;
 

@@ -90,7 +90,7 @@ impl<'a> Of<'a> {
 fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalEntry {
     let log = entity.lane(lane);
     let mut bytes = Vec::with_capacity(1024);
-    body::write(&mut bytes, &entity.who, log, index, variant);
+    entity.write_variant(&mut bytes, lane, index, variant);
     let body = Bytes::from(bytes);
     JournalEntry {
         entity: entity.who.slug.clone(),

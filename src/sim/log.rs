@@ -7,7 +7,7 @@ use super::faults::Faults;
 use super::phrase::Window;
 use super::query::Query;
 use super::rng::{mix, u64_of, usize_of};
-use super::timeline::{Key, LaneLog};
+use super::timeline::{Key, LaneLog, Variant};
 use crate::audit::Lane;
 
 /// One entity.
@@ -15,6 +15,8 @@ use crate::audit::Lane;
 pub(crate) struct EntityLog {
     /// Who it is.
     pub(crate) who: Who,
+    /// Who the entries are of: mostly the same.
+    shown: Who,
     /// Entries of `include=web`.
     pub(crate) web: LaneLog,
     /// Entries of `include=git`.
@@ -49,13 +51,20 @@ pub(crate) struct World {
 }
 
 impl EntityLog {
-    /// The log of an entity.
-    pub(crate) fn new(seed: u64, entity: &SimEntity, clock: SimClock, faults: &Faults) -> Self {
+    /// The log of an entity that shows the entries of `shown`.
+    pub(crate) fn new(
+        seed: u64,
+        entity: &SimEntity,
+        shown: &SimEntity,
+        clock: SimClock,
+        faults: &Faults,
+    ) -> Self {
         let lane = |lane| {
-            LaneLog::new(seed, &entity.slug, lane, clock.start_ms, entity.traffic(lane), faults)
+            LaneLog::new(seed, &shown.slug, lane, clock.start_ms, shown.traffic(lane), faults)
         };
         Self {
             who: Who::new(seed, entity.kind, &entity.slug),
+            shown: Who::new(seed, shown.kind, &shown.slug),
             web: lane(Lane::Web),
             git: lane(Lane::Git),
         }
@@ -69,10 +78,20 @@ impl EntityLog {
         }
     }
 
+    /// Appends a body of an entry.
+    pub(crate) fn write_variant(
+        &self,
+        out: &mut Vec<u8>,
+        lane: Lane,
+        index: u64,
+        variant: Variant,
+    ) {
+        body::write(out, &self.shown, self.lane(lane), index, variant);
+    }
+
     /// Appends the body of a row as it is at `now`.
     pub(crate) fn write_body(&self, out: &mut Vec<u8>, lane: Lane, index: u64, now: i64) {
-        let log = self.lane(lane);
-        body::write(out, &self.who, log, index, log.variant(index, now));
+        self.write_variant(out, lane, index, self.lane(lane).variant(index, now));
     }
 
     /// Whether rows come newest first.
@@ -206,7 +225,7 @@ mod tests {
             web: traffic(2_345, Traffic::web()),
             git: traffic(1_234, Traffic::git()),
         };
-        EntityLog::new(7, &entity, SimClock { start_ms: START_MS, speed: 1.0 }, faults)
+        EntityLog::new(7, &entity, &entity, SimClock { start_ms: START_MS, speed: 1.0 }, faults)
     }
 
     /// All rows of a query, page by page.
@@ -293,8 +312,13 @@ mod tests {
         };
         assert_eq!(bytes(&log(&nasty())), bytes(&log(&nasty())));
         let other = SimEntity::new(EntityKind::Enterprise, "acme2");
-        let other =
-            EntityLog::new(7, &other, SimClock { start_ms: START_MS, speed: 1.0 }, &nasty());
+        let other = EntityLog::new(
+            7,
+            &other,
+            &other,
+            SimClock { start_ms: START_MS, speed: 1.0 },
+            &nasty(),
+        );
         assert_ne!(bytes(&log(&nasty())), bytes(&other));
     }
 

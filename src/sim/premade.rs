@@ -129,12 +129,8 @@ mod tests {
     #[test]
     fn blocks_are_the_pages_that_would_have_been_made() {
         let clock = SimClock { start_ms: START_MS, speed: 1.0 };
-        let entity = EntityLog::new(
-            5,
-            &SimEntity::new(EntityKind::Organization, "octo"),
-            clock,
-            &Faults::default(),
-        );
+        let octo = SimEntity::new(EntityKind::Organization, "octo");
+        let entity = EntityLog::new(5, &octo, &octo, clock, &Faults::default());
         let premade = Premade::new(std::slice::from_ref(&entity), START_MS);
         let (world, now) = (World::default(), START_MS + 1000);
         let text = "phrase=created:%3E%3D2020-01-01&order=asc&per_page=100";

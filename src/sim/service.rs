@@ -29,6 +29,7 @@ struct Asked<'a> {
     entity_number: usize,
     entity: &'a EntityLog,
     plan: Plan,
+    token: &'a str,
     standing: Option<Standing>,
     now: i64,
 }
@@ -83,7 +84,7 @@ impl State {
         let (entity_number, entity) = self.entity(&target).ok_or_else(not_found)?;
         let plan = self.plan(entity_number, lane_of(request));
         let standing = lock(&self.limits).count(token, entity_number, limit, now);
-        Ok(Asked { request, entity_number, entity, plan, standing, now })
+        Ok(Asked { request, entity_number, entity, plan, token, standing, now })
     }
 
     fn version(&self, request: &Parts) -> Result<(), Box<Answer>> {
@@ -111,7 +112,11 @@ impl State {
 
     fn answer_asked(&self, asked: &Asked<'_>) -> Answer {
         let mut answer = self.reply(asked);
-        if let Some(standing) = asked.standing {
+        if let Some(mut standing) = asked.standing {
+            if answer.status == StatusCode::NOT_MODIFIED && self.faults().not_modified_is_free {
+                lock(&self.limits).refund(asked.token, asked.entity_number);
+                standing.used = standing.used.saturating_sub(1);
+            }
             rate_limit_headers(&mut answer, standing);
         }
         answer

@@ -1,7 +1,7 @@
 //! What a running simulated GitHub knows and remembers.
 
 use super::clock::Clock;
-use super::config::SimConfig;
+use super::config::{SimConfig, SimEntity};
 use super::faults::Faults;
 use super::inject::{Date, Plan};
 use super::limits::Limits;
@@ -63,7 +63,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl State {
     /// From a configuration; `elsewhere` is host and port of the other host.
     pub(crate) fn new(config: &SimConfig, elsewhere: String) -> Self {
-        let log = |entity| EntityLog::new(config.seed, entity, config.clock, &config.faults);
+        let log = |entity: &SimEntity| {
+            let mirror = config.mirrors.iter().find(|(a, _)| *a == entity.slug);
+            let shown = mirror.and_then(|(_, b)| config.entities.iter().find(|it| it.slug == *b));
+            let shown = shown.unwrap_or(entity);
+            EntityLog::new(config.seed, entity, shown, config.clock, &config.faults)
+        };
         let entities: Vec<_> = config.entities.iter().map(log).collect();
         let limit = config.rate_limit_per_hour;
         let mut tokens = vec![(config.token.clone(), limit)];
@@ -84,7 +89,7 @@ impl State {
             entities,
             clock: Clock::start(config.clock),
             tokens: RwLock::new(tokens),
-            limits: Mutex::default(),
+            limits: Mutex::new(Limits::new(config.rate_limit_window_s)),
             stats: Mutex::default(),
             faults: RwLock::new(Arc::new(config.faults.clone())),
             struck: AtomicU64::new(0),

@@ -9,16 +9,12 @@ use std::time::Duration;
 const START_MS: i64 = 1_767_225_600_000; // 2026-01-01T00:00:00Z
 const SINCE_2020: &str = "created:>=2020-01-01";
 
-fn traffic(history_entries: u64, kept: Traffic) -> Traffic {
-    Traffic { history_entries, ..kept }
-}
-
 fn entity(kind: EntityKind, slug: &str) -> SimEntity {
     SimEntity {
         kind,
         slug: slug.to_owned(),
-        web: traffic(1_234, Traffic::web()),
-        git: traffic(567, Traffic::git()),
+        web: Traffic { history_entries: 1_234, ..Traffic::web() },
+        git: Traffic { history_entries: 567, ..Traffic::git() },
     }
 }
 
@@ -55,6 +51,11 @@ const ACME: &str = "enterprises/acme/audit-log";
 
 async fn ask(sim: &Sim, path: &str) -> Response {
     get(&client(), sim, path).send().await.unwrap()
+}
+
+/// The rows of a page.
+async fn rows(response: Response) -> Vec<serde_json::Value> {
+    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
 }
 
 /// The URL of a relation in `Link`.
@@ -153,7 +154,7 @@ async fn a_patient_reader_of_a_nasty_log_gets_every_entry() {
     };
     let faults = Faults { revised: 0.0, tie_every: 300, burst: 500, huge_entry: 0.002, ..faults };
     let sim = started(faults).await;
-    sim.advance(Duration::from_secs(60));
+    sim.advance(Duration::from_mins(1));
     let journal = sim.journal();
     for (lane, name) in [(Lane::Web, "web"), (Lane::Git, "git")] {
         let read: BTreeSet<_> = read_all(&sim, ACME, name).await.into_iter().collect();
@@ -183,13 +184,11 @@ async fn parameters_defaults_and_links_are_github_s() {
     assert_eq!((link(&page, "prev"), link(&page, "last")), (None, None));
     assert!(next.contains("/enterprises/") && next.ends_with("%3D&before="), "{next}");
     assert!(!next.contains("/acme/"), "links name the entity by its number: {next}");
-    let rows: Vec<serde_json::Value> = page.json().await.unwrap();
-    assert_eq!(rows.len(), 30);
-    assert!(rows.is_sorted_by(|a, b| a["@timestamp"].as_i64() >= b["@timestamp"].as_i64()));
-    assert!(rows.iter().all(|row| !row["action"].as_str().unwrap().starts_with("git.")));
+    let newest = rows(page).await;
+    assert_eq!(newest.len(), 30);
+    assert!(newest.is_sorted_by(|a, b| a["@timestamp"].as_i64() >= b["@timestamp"].as_i64()));
+    assert!(newest.iter().all(|row| !row["action"].as_str().unwrap().starts_with("git.")));
 
-    let second = get(&client(), &sim, "x").build().unwrap();
-    drop(second);
     let page = client().get(&next).bearer_auth("simulated-token").send().await.unwrap();
     let (first, prev) = (link(&page, "first").unwrap(), link(&page, "prev").unwrap());
     assert!(
@@ -197,7 +196,7 @@ async fn parameters_defaults_and_links_are_github_s() {
         "{first} {prev}"
     );
     let back = client().get(&prev).bearer_auth("simulated-token").send().await.unwrap();
-    assert_eq!(back.json::<Vec<serde_json::Value>>().await.unwrap(), rows);
+    assert_eq!(rows(back).await, newest);
 
     // three months unless `created:` says more; whole seconds; the organization's link names organizations
     let all = |query: &'static str| {
@@ -208,15 +207,13 @@ async fn parameters_defaults_and_links_are_github_s() {
     let days_old = |ms: i64| (START_MS - ms) / 86_400_000;
     let page = all("").await;
     assert!(link(&page, "next").unwrap().contains("/organizations/"));
-    assert_eq!(days_old(oldest(page.json().await.unwrap())), 91);
-    let page: Vec<serde_json::Value> =
-        all("phrase=created:%3E%3D2020-01-01").await.json().await.unwrap();
+    assert_eq!(days_old(oldest(rows(page).await)), 91);
+    let page = rows(all("phrase=created:%3E%3D2020-01-01").await).await;
     assert_eq!(days_old(oldest(page.clone())), 161);
     let second = page[40]["@timestamp"].as_i64().unwrap() / 1000;
     let from = jiff::Timestamp::from_second(second).unwrap();
     let exact = format!("orgs/octo/audit-log?phrase=created:{from}..{from}");
-    let exact: Vec<serde_json::Value> = ask(&sim, &exact).await.json().await.unwrap();
-    assert_eq!(exact, [page[40].clone()]);
+    assert_eq!(rows(ask(&sim, &exact).await).await, [page[40].clone()]);
     sim.stop().await;
 }
 
@@ -340,7 +337,7 @@ async fn https_is_spoken_as_http_1_and_http_2() {
         assert_eq!(page.version(), version);
         let next = link(&page, "next").unwrap();
         assert!(next.starts_with(&format!("{}enterprises/", sim.base_url())), "{next}");
-        assert_eq!(page.json::<Vec<serde_json::Value>>().await.unwrap().len(), 30);
+        assert_eq!(rows(page).await.len(), 30);
     }
     assert!(get(&client(), &sim, ACME).send().await.is_err(), "an unknown authority");
     sim.stop().await;
@@ -359,7 +356,7 @@ async fn live_entries_come_with_time_and_old_ones_go() {
     assert!((before + 199..before + 205).contains(&after), "{before} {after}");
     sim.advance(Duration::from_secs(1_000));
     assert_eq!(count().await, 1_234 + 300);
-    sim.advance(Duration::from_secs(19 * 86_400));
+    sim.advance(Duration::from_hours(19 * 24));
     let kept = count().await;
     assert!(kept < 1_534 && kept > 1_000, "{kept}");
     assert_eq!(sim.journal().len(), 2 * (1_234 + 567) + 300, "the journal forgets nothing");
@@ -376,7 +373,7 @@ async fn revisions_and_disclosed_addresses_change_bodies_under_the_same_id() {
     };
     let sim = started(faults).await;
     let first: BTreeSet<_> = read_all(&sim, ACME, "web").await.into_iter().collect();
-    sim.advance(Duration::from_secs(7_200));
+    sim.advance(Duration::from_hours(2));
     let second: BTreeSet<_> = read_all(&sim, ACME, "web").await.into_iter().collect();
     assert!(first.intersection(&second).count() < first.len());
     let journal = sim.journal();
@@ -423,7 +420,7 @@ async fn the_journal_file_has_a_line_for_each_body() {
     config.entities[0].web.live_per_second = 5.0;
     let sim = Sim::start(config).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    sim.advance(Duration::from_secs(900));
+    sim.advance(Duration::from_mins(15));
     tokio::time::sleep(Duration::from_millis(700)).await;
     let journal = sim.journal();
     sim.stop().await;
@@ -438,6 +435,32 @@ async fn the_journal_file_has_a_line_for_each_body() {
         assert!(known.contains(&key(&line)), "{line}");
     }
     assert!(lines.len() >= journal.len() && lines.len() < journal.len() + 20);
+}
+
+#[tokio::test]
+async fn an_entity_can_show_the_entries_of_another() {
+    let mirrors = vec![("octo".to_owned(), "acme".to_owned())];
+    let sim = Sim::start(SimConfig { mirrors, ..config() }).await.unwrap();
+    let of = |entries: Vec<Vec<u8>>| entries.into_iter().collect::<BTreeSet<_>>();
+    let org = of(read_all(&sim, "orgs/octo/audit-log", "git").await);
+    assert_eq!(org, of(read_all(&sim, ACME, "git").await));
+    assert_eq!(org, bodies(&sim.journal(), "octo", Lane::Git));
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn a_304_is_free_where_the_switch_says_so() {
+    for (free, used) in [(false, "2"), (true, "1")] {
+        let faults = Faults { not_modified_is_free: free, ..Faults::default() };
+        let config = SimConfig { rate_limit_per_hour: 9, faults, ..config() };
+        let sim = Sim::start(config).await.unwrap();
+        let etag = ask(&sim, ACME).await.headers()["etag"].clone();
+        let request = get(&client(), &sim, ACME).header("if-none-match", etag);
+        let same = request.send().await.unwrap();
+        assert_eq!(same.status(), 304);
+        assert_eq!(same.headers()["x-ratelimit-used"], used);
+        sim.stop().await;
+    }
 }
 
 /// What a reader sees of one request fault.
@@ -548,7 +571,7 @@ async fn a_bomb_is_small_on_the_wire_and_huge_after_it() {
 #[tokio::test]
 async fn redirects_on_this_host_lead_to_the_page_and_astray_nowhere_unseen() {
     let sim = started(Faults { redirect: 1.0, ..Faults::default() }).await;
-    assert_eq!(ask(&sim, ACME).await.json::<Vec<serde_json::Value>>().await.unwrap().len(), 30);
+    assert_eq!(rows(ask(&sim, ACME).await).await.len(), 30);
     sim.set_faults(Faults { redirect_elsewhere: 1.0, ..Faults::default() });
     assert_eq!(ask(&sim, ACME).await.text().await.unwrap(), "[]");
     assert_eq!((sim.stats().elsewhere_requests, sim.stats().elsewhere_authorized), (1, 0));
@@ -570,7 +593,7 @@ async fn the_other_worlds_are_as_their_switches_say() {
         async move {
             let page = ask(sim, &path).await;
             let next = link(&page, "next");
-            let rows: Vec<serde_json::Value> = page.json().await.unwrap();
+            let rows = rows(page).await;
             (rows.iter().map(|row| row["@timestamp"].as_i64().unwrap()).collect::<Vec<_>>(), next)
         }
     };
@@ -589,7 +612,7 @@ async fn the_other_worlds_are_as_their_switches_say() {
     assert_eq!((rows.len(), rows.iter().collect::<BTreeSet<_>>().len()), (100, 99));
     let (rows, next) = times(Faults { overlapping_pages: 1.0, ..Faults::default() }).await;
     let page = client().get(next.unwrap()).bearer_auth("simulated-token").send().await.unwrap();
-    let again: Vec<serde_json::Value> = page.json().await.unwrap();
+    let again = self::rows(page).await;
     assert_eq!(again[0]["@timestamp"].as_i64().unwrap(), rows[97]);
     sim.stop().await;
 }
