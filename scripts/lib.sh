@@ -115,13 +115,14 @@ go_install() {
 
 # --- long-running scripts: test, bench, demo -----------------------------------------------------------------------
 
-# start_group COMMAND...: runs it in the background in a process group of its own, so that clean_up can end all of it.
-groups=()
+# start_group COMMAND...: runs it in the background in a process group of its own, so that end_groups can end all of it.
+groups=() groups_file=''
 start_group() {
   set -m
   "$@" </dev/null 9>&- &
   set +m
   groups+=("$!")
+  note_groups
 }
 
 # run_group COMMAND...: the same, and waits. Unlike with a foreground command, a signal to the script is handled at once.
@@ -130,8 +131,12 @@ run_group() {
   start_group "$@"
   wait "$!" || status=$?
   unset 'groups[-1]'
+  note_groups
   return "$status"
 }
+
+# note_groups: for the guard, which outlives this shell
+note_groups() { [ -z "$groups_file" ] || printf '%s\n' "${groups[@]}" >"$groups_file"; }
 
 # end_groups SIGNAL: sends it to every group that start_group began and nobody has waited for.
 end_groups() {
@@ -151,19 +156,33 @@ stop_parts() {
   done
 }
 
-# on_end COMMAND: runs it once when the script ends, for whatever reason a script can notice.
+# on_end COMMAND FILE: runs it once when the script ends, for whatever reason: a guard in a process of its own sees to
+# it when the script was killed. FILE is where the groups are noted for that case.
 on_end() {
-  end_command=$1
+  end_command=$1 groups_file=$2
   trap 'ended' EXIT
   trap 'say "interrupted, stopping everything"; exit 130' INT
   trap 'say "terminated, stopping everything"; exit 143' TERM HUP
+  set -m
+  guard "$$" </dev/null 9>&- &
+  set +m
+  end_guard=$!
+}
+
+guard() { # guard PID
+  trap '' INT TERM HUP
+  while kill -0 "$1" 2>/dev/null; do sleep 1; done
+  mapfile -t groups <"$groups_file" || true
+  "$end_command"
 }
 
 ended() {
   local command=${end_command:-}
   end_command=''
   trap '' INT TERM HUP
-  [ -z "$command" ] || "$command"
+  [ -n "$command" ] || return 0
+  { kill -KILL -- "-$end_guard" && wait "$end_guard"; } 2>/dev/null || true
+  "$command"
 }
 
 # sweep FOLDER: kills what still runs with FOLDER in its command line: brokers and daemons of tests that did not come

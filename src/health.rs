@@ -171,7 +171,7 @@ mod tests {
     fn a_loop_is_stalled_after_its_deadline_and_not_before() {
         let health = Health::new();
         let before = mono_ms();
-        health.named_wait("collector", "the next poll", Duration::from_secs(60));
+        health.named_wait("collector", "the next poll", Duration::from_mins(1));
         assert_eq!(health.stalled_at(before + 59_000), []);
         let stalled = health.stalled_at(mono_ms() + 61_000);
         assert_eq!(stalled.len(), 1);

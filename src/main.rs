@@ -1,3 +1,8 @@
 //! Arguments -> command -> exit code.
 
-fn main() {}
+use ghauditd::cli::{self, Output};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os(), &mut Output::of_process()).into()
+}

@@ -121,7 +121,7 @@ impl<E: Send + 'static> Supervisor<E> {
                 End::Returned(Ok(())) => debug!(task = name, "task has ended"),
                 End::Returned(Err(error)) => outcome.later_errors.push((name, error)),
                 End::Panicked(what) => {
-                    error!(task = name, what, "task panicked while it was being stopped")
+                    error!(task = name, what, "task panicked while it was being stopped");
                 }
             }
         }
@@ -240,11 +240,9 @@ mod tests {
         }
     }
 
-    fn obedient(token: CancellationToken) -> impl Future<Output = Result<(), &'static str>> {
-        async move {
-            token.cancelled().await;
-            Ok(())
-        }
+    async fn obedient(token: CancellationToken) -> Result<(), &'static str> {
+        token.cancelled().await;
+        Ok(())
     }
 
     #[tokio::test]

@@ -136,6 +136,9 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
     if version > VERSION {
         return Err(DecodeError::Newer { what, found: version });
     }
+    if version != VERSION {
+        return Err(malformed(serde::de::Error::custom(format!("there is no version {version}"))));
+    }
     serde_json::from_slice(bytes).map_err(malformed)
 }
 
@@ -314,7 +317,7 @@ mod tests {
             confirming in any::<bool>(), gap_to_s in option::of(any::<i64>()), entries in any::<u64>(),
             kind in prop_oneof![Just(SliceKind::Tail), Just(SliceKind::Backfill), Just(SliceKind::Sweep)],
         ) -> Slice {
-            Slice { id, kind, from_s, to_s, backfill, start_s, walk, confirming, gap_to_s, entries }
+            Slice { id, kind, from_s, to_s, backfill, start_s, walk, confirming, entries, gap_to_s }
         }
     }
 
@@ -334,7 +337,9 @@ mod tests {
             entries in any::<u64>(),
         ) -> LaneState {
             let mut collected = Intervals::default();
-            spans.iter().for_each(|&(from, to)| collected.insert(from, to));
+            for (from, to) in spans {
+                collected.insert(from, to);
+            }
             LaneState { began_s, collected, slices, next_slice, backfills, next_backfill, entries }
         }
     }

@@ -85,7 +85,11 @@ impl Entry {
 
     /// The data topic that this entry belongs to: by its kind, never by the way in.
     pub fn topic(&self) -> Topic {
-        match self.action.as_ref().map(|action| action.as_bytes().as_ref()) {
+        match self
+            .action
+            .as_ref()
+            .map(|action| action.as_bytes().as_ref())
+        {
             Some(action) if action.starts_with(b"git.") => Topic::Git,
             Some(b"api.request") => Topic::Stream,
             _ => Topic::Web,

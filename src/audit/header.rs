@@ -1,10 +1,10 @@
 //! Names of the record headers: a public format, read by consumers that are not ours.
 //!
-//! Few and short, because each costs about 0.12 us a record. `ce_*` and `content-type` are CloudEvents' Kafka binding in
+//! Few and short, because each costs about 0.12 us a record. `ce_*` and `content-type` are the Kafka binding of `CloudEvents` in
 //! binary mode (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>);
 //! `gh_*` are ours. All values are UTF-8 text; numbers are decimal.
 
-/// CloudEvents version: always [`CE_VERSION`].
+/// Version of `CloudEvents`: always [`CE_VERSION`].
 pub const CE_SPECVERSION: &str = "ce_specversion";
 /// The entry's id; for a revision followed by [`REVISION_SEPARATOR`] and 8 hex digits of its body's hash.
 pub const CE_ID: &str = "ce_id";

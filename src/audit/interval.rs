@@ -84,9 +84,9 @@ mod tests {
                 // normalised: exactly what decoding accepts
                 prop_assert_eq!(Intervals::try_from(intervals.as_slice().to_vec()), Ok(intervals.clone()));
             }
-            for at in -25..65 {
+            for at in -25..60 {
                 prop_assert_eq!(intervals.contains(at), model.contains(&at));
-                let missing = (at..).find(|second| !model.contains(second));
+                let missing = (at..=60).find(|second| !model.contains(second));
                 prop_assert_eq!(Some(intervals.first_missing(at)), missing);
             }
         }
@@ -95,7 +95,9 @@ mod tests {
         fn order_does_not_matter(spans in vec((0_i64..100, 0_i64..100), 0..12), seed in any::<prop::sample::Index>()) {
             let all = |spans: &[(i64, i64)]| {
                 let mut intervals = Intervals::default();
-                spans.iter().for_each(|&(from, to)| intervals.insert(from, to));
+                for &(from, to) in spans {
+                    intervals.insert(from, to);
+                }
                 intervals
             };
             let mut turned = spans.clone();
@@ -109,7 +111,9 @@ mod tests {
         #[test]
         fn json_is_read_back(spans in vec(any::<(i64, i64)>(), 0..12)) {
             let mut intervals = Intervals::default();
-            spans.iter().for_each(|&(from, to)| intervals.insert(from, to));
+            for &(from, to) in &spans {
+                intervals.insert(from, to);
+            }
             let json = serde_json::to_vec(&intervals).unwrap();
             prop_assert_eq!(serde_json::from_slice::<Intervals>(&json).unwrap(), intervals);
         }

@@ -305,7 +305,7 @@ mod tests {
 
     /// 2026-09-21T14:13:20Z
     const NOW_MS: i64 = 1_790_000_000_000;
-    const RETENTION: Option<Duration> = Some(Duration::from_secs(180 * 86_400));
+    const RETENTION: Option<Duration> = Some(Duration::from_hours(180 * 24));
 
     fn entry(timestamp_ms: Option<i64>, created_at_ms: Option<i64>) -> Entry {
         Entry { timestamp_ms, created_at_ms, ..Entry::opaque(Bytes::from_static(b"{}")) }
@@ -315,7 +315,7 @@ mod tests {
         Fingerprint::new(id.as_bytes(), body.as_bytes(), kind)
     }
 
-    /// SHA-256 of "a" begins with ca978112ca1bbdcafac231b39a23dc4d (FIPS 180-2); XXH3-64 of "b" as xxhsum gives it.
+    /// SHA-256 of "a" begins with ca978112ca1bbdcafac231b39a23dc4d (checked with sha256sum).
     #[test]
     fn golden_fingerprint() {
         let it = fingerprint("a", "b", SourceKind::GraphQl);

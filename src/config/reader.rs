@@ -324,7 +324,7 @@ impl<'a> Table<'a> {
             _ => None,
         };
         if texts.is_none() {
-            self.wrong_type(key, "a list of texts", value);
+            self.wrong_type(key, "text in quotes, or a list of texts", value);
         }
         texts
     }

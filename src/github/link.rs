@@ -216,7 +216,8 @@ mod tests {
             <https://api.github.com/enterprises/13827/audit-log?after=&before=MS42MjA%3D>; rel=\"prev\"";
         let expected = cursor("MS42NjQzODMzNTk5MjdlKzEyfDloQzBxdURzaFdVbVlLWjkxRU9mNXc=");
         assert_eq!(next_of(value), Ok(expected.clone()));
-        let parts: Vec<&[u8]> = value.split(", ").map(str::as_bytes).rev().collect();
+        let mut parts: Vec<&[u8]> = value.split(", ").map(str::as_bytes).collect();
+        parts.reverse();
         assert_eq!(next(parts, &ours()), Ok(expected), "several headers, in any order");
     }
 

@@ -6,8 +6,8 @@ use crate::audit::slice::Query;
 use crate::time::rfc3339_s;
 use url::Url;
 
-/// Last second that RFC 3339 can write: 9999-12-31T23:59:59Z.
-const LAST_SECOND: i64 = 253_402_300_799;
+/// Last second that can be written: 9999-12-30T22:00:00Z.
+const LAST_SECOND: i64 = 253_402_207_200;
 
 /// A slug or base that no URL can be built from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +116,7 @@ mod tests {
         let phrase = |from_s, to_s| phrase(Query { from_s, to_s });
         assert_eq!(phrase(0, Some(1)), "created:1970-01-01T00:00:00Z..1970-01-01T00:00:01Z");
         assert_eq!(phrase(i64::MIN, None), "created:>=1970-01-01T00:00:00Z");
-        assert_eq!(phrase(0, Some(i64::MAX)), "created:1970-01-01T00:00:00Z..9999-12-31T23:59:59Z");
+        assert_eq!(phrase(0, Some(i64::MAX)), "created:1970-01-01T00:00:00Z..9999-12-30T22:00:00Z");
     }
 
     #[test]

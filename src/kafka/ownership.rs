@@ -10,9 +10,7 @@
 
 use super::consumer::TopicReader;
 use super::producer::{OpenError, Producer};
-use super::restore::{
-    Reached, RestoreError, Restored, read_owner_now, read_partitions, read_reached,
-};
+use super::restore::{Reached, RestoreError, Restored, Until, read_partitions, read_reached};
 use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
@@ -184,7 +182,7 @@ impl Ownership {
         let mut warnings: Vec<String> =
             topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
         warnings.extend(orphans(&known.checkpoints, entities));
-        let checkpoints = ownership.restore(&partitions, init, &mut warnings).await?;
+        let checkpoints = ownership.restore(&producers, init, &mut warnings).await?;
         Ok(Acquired { ownership, producers, genesis, checkpoints, topics, warnings })
     }
 
@@ -201,13 +199,10 @@ impl Ownership {
         partition: i32,
     ) -> Result<(Producer, BTreeMap<EntityName, Checkpoint>), StartError> {
         // first without fencing: another instance must not be disturbed by one that lost
-        let settings = Arc::clone(&self.settings);
-        let owner = blocking::<_, RestoreError>(move || {
-            read_owner_now(&TopicReader::new(&settings)?, &settings, partition)
-        });
-        self.refuse_other(partition, owner.await?)?;
+        let mut before = self.read([partition], Until::Now).await?;
+        self.refuse_other(partition, before.owners.remove(&partition))?;
         let producer = self.open(partition).await?;
-        let mut restored = self.read([partition]).await?;
+        let mut restored = self.read([partition], Until::End).await?;
         // it may have come between the look and the fence: then it is the newer one, and takes the partition back
         self.refuse_other(partition, restored.owners.remove(&partition))?;
         self.claim(&producer, None).await?;
@@ -226,7 +221,7 @@ impl Ownership {
     /// Step 2: looks at all state without changing anything.
     async fn survey(&self, topics: &[TopicState], init: bool) -> Result<Restored, StartError> {
         let count = self.settings.partitions(Topic::Checkpoints);
-        let known = self.read(0..count).await?;
+        let known = self.read(0..count, Until::Now).await?;
         match &known.genesis {
             Some(genesis) => check_listed(genesis, topics)?,
             None if init => {}
@@ -267,7 +262,7 @@ impl Ownership {
         producers: &BTreeMap<i32, Producer>,
         topics: &[TopicState],
     ) -> Result<Genesis, StartError> {
-        if let Some(genesis) = self.read([0]).await?.genesis {
+        if let Some(genesis) = self.read([0], Until::End).await?.genesis {
             check_listed(&genesis, topics)?;
             return Ok(genesis);
         }
@@ -289,51 +284,46 @@ impl Ownership {
         producer: &Producer,
         genesis: Option<&Genesis>,
     ) -> Result<(), StartError> {
-        let partition = producer.partition();
-        let record = |key: &str, value: Vec<u8>| Record {
-            topic: Topic::Checkpoints,
-            partition: Some(partition),
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            value: Some(Bytes::from(value)),
-            headers: vec![],
-        };
-        let mut records: Vec<Record> =
-            genesis.iter().map(|genesis| record(GENESIS_KEY, genesis.encode())).collect();
-        records.push(record(&owner_key(partition), self.me.encode()));
-        let committed = producer.commit(Batch { records }).await;
-        committed.map(drop).map_err(|source| StartError::Claim { partition, source })
+        let key = owner_key(producer.partition());
+        let genesis = genesis.map(|genesis| state_record(producer, GENESIS_KEY, genesis.encode()));
+        let owner = state_record(producer, &key, self.me.encode());
+        write(producer, genesis.into_iter().chain([owner]).collect()).await
     }
 
     /// Step 5.
     async fn restore(
         &self,
-        partitions: &BTreeSet<i32>,
+        producers: &BTreeMap<i32, Producer>,
         init: bool,
         warnings: &mut Vec<String>,
     ) -> Result<BTreeMap<EntityName, Checkpoint>, StartError> {
-        let mut checkpoints = self.read(partitions.clone()).await?.checkpoints;
+        let partitions: Vec<i32> = producers.keys().copied().collect();
+        let mut checkpoints = self.read(partitions, Until::End).await?.checkpoints;
         let settings = Arc::clone(&self.settings);
         let reached = blocking::<_, RestoreError>(move || {
             read_reached(&TopicReader::new(&settings)?, &settings)
-        })
-        .await?;
+        });
         let count = self.settings.partitions(Topic::Checkpoints);
-        for (entity, reached) in reached {
-            let checkpoint = checkpoints.get(&entity).map_or(0, |checkpoint| checkpoint.sequence);
+        for (entity, reached) in reached.await? {
+            let checkpoint = checkpoints.get(&entity).map_or(0, |known| known.sequence);
             // other partitions are other instances' business
-            if !partitions.contains(&entity.partition(count)) || reached.sequence <= checkpoint {
+            let Some(producer) = producers.get(&entity.partition(count)) else { continue };
+            if reached.sequence <= checkpoint {
                 continue;
             }
             if !init {
                 return Err(StartError::DataAhead { entity, checkpoint, reached });
             }
             warnings.push(format!(
-                "entity {entity}: checkpoint was at sequence {checkpoint}, {} is at {}: going on after it because of --init",
+                "entity {entity}: its checkpoint was at sequence {checkpoint}, {} is at {}: going on after that, because of --init",
                 reached.topic, reached.sequence
             ));
             let begun =
                 checkpoints.entry(entity.clone()).or_insert_with(|| empty_checkpoint(entity));
             begun.sequence = reached.sequence;
+            // written now: the next start comes without --init
+            let record = state_record(producer, begun.entity.as_str(), begun.encode());
+            write(producer, vec![record]).await?;
         }
         Ok(checkpoints)
     }
@@ -341,14 +331,30 @@ impl Ownership {
     async fn read(
         &self,
         partitions: impl IntoIterator<Item = i32> + Send + 'static,
+        until: Until,
     ) -> Result<Restored, RestoreError> {
         let settings = Arc::clone(&self.settings);
         blocking(move || {
-            let count = settings.partitions(Topic::Checkpoints);
-            read_partitions(&TopicReader::new(&settings)?, &settings, partitions, count)
+            read_partitions(&TopicReader::new(&settings)?, &settings, partitions, until)
         })
         .await
     }
+}
+
+fn state_record(producer: &Producer, key: &str, value: Vec<u8>) -> Record {
+    Record {
+        topic: Topic::Checkpoints,
+        partition: Some(producer.partition()),
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::from(value)),
+        headers: vec![],
+    }
+}
+
+async fn write(producer: &Producer, records: Vec<Record>) -> Result<(), StartError> {
+    let partition = producer.partition();
+    let committed = producer.commit(Batch { records }).await;
+    committed.map(drop).map_err(|source| StartError::Claim { partition, source })
 }
 
 /// Shows that every topic could be written, by a transaction that is aborted. Fences no daemon.

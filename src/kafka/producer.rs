@@ -10,7 +10,7 @@
 
 use super::client::{Context, Ears};
 use super::settings::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, Role, Settings};
-use super::triage::{Action, Blame, Facts, blame};
+use super::triage::{Action, Blame, Facts, Mark, blame};
 use super::{Committed, Sink, SinkError};
 use crate::audit::{Batch, Record, Topic};
 use crate::metrics::Metrics;
@@ -254,7 +254,7 @@ impl Engine {
             thread::sleep(Duration::from_millis(100));
             return Ok(());
         }
-        let message = self.ears.with_reason(error);
+        let message = self.ears.reason_or(error);
         Err(OpenError::Unreachable { id: self.id.clone(), message })
     }
 
@@ -428,7 +428,9 @@ impl Engine {
         match facts.action() {
             Action::Abort => Failure::Abort { code, topic, message },
             // only a record that found no room for the whole time of a transaction comes here with Drain
-            Action::Drain if facts.production => Failure::Abort { code, topic, message },
+            Action::Drain if facts.mark == Mark::Production => {
+                Failure::Abort { code, topic, message }
+            }
             Action::Again | Action::Drain => Failure::Gone { fenced: false, message },
             Action::Recreate { fenced } => Failure::Gone { fenced, message },
         }

@@ -70,7 +70,9 @@ pub struct Settings {
 impl Settings {
     /// The name of a topic.
     pub fn topic(&self, topic: Topic) -> &str {
-        self.topic_names.get(&topic).map_or(topic.default_name(), String::as_str)
+        self.topic_names
+            .get(&topic)
+            .map_or(topic.default_name(), String::as_str)
     }
 
     /// Partitions of a topic, where we create it. Gaps, operations and log checkpoints have one.
@@ -123,6 +125,11 @@ impl Settings {
         config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
         let delivery = DELIVERY_TIMEOUT.min(self.transaction_timeout);
         config.set("message.timeout.ms", delivery.as_millis().to_string());
+        if !self.properties.contains_key("socket.timeout.ms") {
+            // librdkafka wants it within the transaction's time
+            let answer = CALL_TIMEOUT.min(self.transaction_timeout);
+            config.set("socket.timeout.ms", answer.as_millis().to_string());
+        }
         config.set("compression.type", &self.compression);
         set_all(config, PRODUCER);
         extend(config, &self.producer_properties);

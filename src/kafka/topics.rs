@@ -384,7 +384,7 @@ pub fn judge(topic: Topic, seen: &Observed, settings: &Settings) -> (Vec<String>
     judge_retention(topic, seen, settings, &mut judged);
     let wanted = settings.partitions(topic);
     if topic.is_state() && seen.partitions != wanted {
-        judged.problem(format!(
+        judged.problem(format_args!(
             "has {} partitions, kafka.state_partitions says {wanted}: the count is fixed from the first run on, correct the config",
             seen.partitions
         ));
@@ -396,7 +396,7 @@ pub fn judge(topic: Topic, seen: &Observed, settings: &Settings) -> (Vec<String>
         );
     }
     if seen.replication < 3 {
-        judged.warning(format!(
+        judged.warning(format_args!(
             "has {} replica(s): three survive the loss of a broker",
             seen.replication
         ));
@@ -411,11 +411,11 @@ struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    fn problem(&mut self, text: String) {
+    fn problem(&mut self, text: impl std::fmt::Display) {
         self.problems.push(format!("{} {text}", self.name));
     }
 
-    fn warning(&mut self, text: String) {
+    fn warning(&mut self, text: impl std::fmt::Display) {
         self.warnings.push(format!("{} {text}", self.name));
     }
 }
@@ -428,7 +428,7 @@ fn judge_policy(topic: Topic, seen: &Observed, judged: &mut Judged<'_>) {
             Topic::Checkpoints => "deletion by time would lose checkpoints",
             _ => "compaction would lose records",
         };
-        judged.problem(format!("has cleanup.policy={found}, it must be exactly {wanted}: {why}. Set it with kafka-configs"));
+        judged.problem(format_args!("has cleanup.policy={found}, it must be exactly {wanted}: {why}. Set it with kafka-configs"));
     }
 }
 
@@ -438,11 +438,11 @@ fn judge_size(topic: Topic, seen: &Observed, judged: &mut Judged<'_>) {
         return;
     }
     if matches!(topic, Topic::Web | Topic::Git | Topic::Stream) {
-        judged.warning(format!(
+        judged.warning(format_args!(
             "has max.message.bytes={found}: larger entries go to the dead-letter topic in pieces, set {MESSAGE_BYTES_MAX}"
         ));
     } else {
-        judged.problem(format!("has max.message.bytes={found}, {MESSAGE_BYTES_MAX} are needed: set it with kafka-configs"));
+        judged.problem(format_args!("has max.message.bytes={found}, {MESSAGE_BYTES_MAX} are needed: set it with kafka-configs"));
     }
 }
 
@@ -461,19 +461,19 @@ fn judge_retention(topic: Topic, seen: &Observed, settings: &Settings, judged: &
             let wanted = seen_retention(topic);
             if shorter_than(wanted) || by_size {
                 let wanted_ms = wanted.unwrap_or_default().as_millis();
-                judged.problem(format!(
+                judged.problem(format_args!(
                     "forgets seen ids too early, and entries would be sent twice: set retention.ms={wanted_ms} or more, and retention.bytes=-1"
                 ));
             }
         }
         Topic::Gaps | Topic::Operations | Topic::LogCheckpoints => {
             if shorter_than(None) || by_size {
-                judged.warning("does not keep its records for good: set retention.ms=-1 and retention.bytes=-1".to_owned());
+                judged.warning("does not keep its records for good: set retention.ms=-1 and retention.bytes=-1");
             }
         }
         Topic::Web | Topic::Git | Topic::Stream | Topic::DeadLetter => {
             if shorter_than(settings.data_retention) {
-                judged.warning(format!(
+                judged.warning(format_args!(
                     "has retention.ms={found}, shorter than kafka.data_retention: what the archive has not read by then is lost to it"
                 ));
             }

@@ -35,55 +35,54 @@ pub enum Blame {
     },
 }
 
+/// What librdkafka marks an error of a transactional call with; the first that fits, because fatal wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// The client instance is no longer usable.
+    Fatal,
+    /// The transaction has to be aborted.
+    RequiresAbort,
+    /// The same call may be made again.
+    Retriable,
+    /// Nothing: what librdkafka does not explain counts as fatal.
+    Unmarked,
+    /// Not from a transactional call, but from the flush inside of a commit.
+    Flush,
+    /// Not from a transactional call, but from handing a record over, before anything was sent.
+    Production,
+}
+
 /// What librdkafka says of an error, taken apart so that each row of the table can be tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// Its code; `None` where it has none.
     pub code: Option<Code>,
-    /// The client instance is no longer usable.
-    pub fatal: bool,
-    /// The transaction has to be aborted.
-    pub requires_abort: bool,
-    /// The same call may be made again.
-    pub retriable: bool,
-    /// It comes from the flush inside of a commit.
-    pub flush: bool,
-    /// It comes from handing a record over, before anything was sent.
-    pub production: bool,
+    /// Its mark.
+    pub mark: Mark,
 }
 
 impl Facts {
     /// Takes an error apart.
     pub fn of(error: &KafkaError) -> Self {
-        let mut facts = Self {
-            code: error.rdkafka_error_code(),
-            fatal: false,
-            requires_abort: false,
-            retriable: false,
-            flush: matches!(error, KafkaError::Flush(_)),
-            production: matches!(error, KafkaError::MessageProduction(_)),
+        let mark = match error {
+            KafkaError::Transaction(error) if error.is_fatal() => Mark::Fatal,
+            KafkaError::Transaction(error) if error.txn_requires_abort() => Mark::RequiresAbort,
+            KafkaError::Transaction(error) if error.is_retriable() => Mark::Retriable,
+            KafkaError::Flush(_) => Mark::Flush,
+            KafkaError::MessageProduction(_) => Mark::Production,
+            _ => Mark::Unmarked,
         };
-        if let KafkaError::Transaction(error) = error {
-            facts.fatal = error.is_fatal();
-            facts.requires_abort = error.txn_requires_abort();
-            facts.retriable = error.is_retriable();
-        }
-        facts
+        Self { code: error.rdkafka_error_code(), mark }
     }
 
     /// The table. What it does not name counts as fatal.
     pub fn action(self) -> Action {
         let fenced = self.code.is_some_and(is_fence);
-        match self {
-            Self { fatal: true, .. } => Action::Recreate { fenced },
-            Self { requires_abort: true, .. } => Action::Abort,
-            Self { retriable: true, .. } => Action::Again,
-            Self { flush: true, .. } => Action::Drain,
-            Self { production: true, code: Some(Code::QueueFull), .. } => Action::Drain,
-            // a record was refused before it was sent: by its size, its topic, or a transaction that has to end
-            Self { production: true, .. } if !fenced && self.code != Some(Code::Fatal) => {
-                Action::Abort
-            }
+        match (self.mark, self.code) {
+            (Mark::RequiresAbort, _) => Action::Abort,
+            (Mark::Retriable, _) => Action::Again,
+            (Mark::Flush, _) | (Mark::Production, Some(Code::QueueFull)) => Action::Drain,
+            (Mark::Production, code) if !fenced && code != Some(Code::Fatal) => Action::Abort,
             _ => Action::Recreate { fenced },
         }
     }
@@ -125,64 +124,41 @@ pub fn blame(code: Option<Code>) -> Blame {
 mod tests {
     use super::*;
 
-    const PLAIN: Facts = Facts {
-        code: None,
-        fatal: false,
-        requires_abort: false,
-        retriable: false,
-        flush: false,
-        production: false,
-    };
-
     #[test]
     fn each_row_of_the_table() {
-        let code = |code| Facts { code: Some(code), ..PLAIN };
+        let recreate = Action::Recreate { fenced: false };
+        let fenced = Action::Recreate { fenced: true };
         let rows = [
-            (Facts { fatal: true, ..code(Code::Fenced) }, Action::Recreate { fenced: true }),
-            (
-                Facts { fatal: true, ..code(Code::InvalidProducerEpoch) },
-                Action::Recreate { fenced: true },
-            ),
-            (
-                Facts { fatal: true, ..code(Code::OutOfOrderSequenceNumber) },
-                Action::Recreate { fenced: false },
-            ),
-            (
-                Facts { fatal: true, ..code(Code::InvalidTransactionalState) },
-                Action::Recreate { fenced: false },
-            ),
-            (
-                Facts { fatal: true, ..code(Code::TransactionalIdAuthorizationFailed) },
-                Action::Recreate { fenced: false },
-            ),
-            // fatal wins over everything that is said beside it
-            (
-                Facts { fatal: true, retriable: true, requires_abort: true, ..PLAIN },
-                Action::Recreate { fenced: false },
-            ),
-            (Facts { requires_abort: true, ..code(Code::TopicAuthorizationFailed) }, Action::Abort),
-            (Facts { requires_abort: true, ..code(Code::MessageTimedOut) }, Action::Abort),
-            (Facts { requires_abort: true, retriable: true, ..PLAIN }, Action::Abort),
-            (Facts { retriable: true, ..code(Code::OperationTimedOut) }, Action::Again),
-            (Facts { flush: true, ..code(Code::OperationTimedOut) }, Action::Drain),
-            (Facts { production: true, ..code(Code::QueueFull) }, Action::Drain),
-            (Facts { production: true, ..code(Code::MessageSizeTooLarge) }, Action::Abort),
-            (Facts { production: true, ..code(Code::UnknownTopic) }, Action::Abort),
-            (Facts { production: true, ..code(Code::State) }, Action::Abort),
-            (Facts { production: true, ..code(Code::Fatal) }, Action::Recreate { fenced: false }),
-            (Facts { production: true, ..code(Code::Fenced) }, Action::Recreate { fenced: true }),
-            (code(Code::State), Action::Recreate { fenced: false }),
-            (PLAIN, Action::Recreate { fenced: false }),
+            (Mark::Fatal, Some(Code::Fenced), fenced),
+            (Mark::Fatal, Some(Code::InvalidProducerEpoch), fenced),
+            (Mark::Fatal, Some(Code::ProducerFenced), fenced),
+            (Mark::Fatal, Some(Code::OutOfOrderSequenceNumber), recreate),
+            (Mark::Fatal, Some(Code::InvalidTransactionalState), recreate),
+            (Mark::Fatal, Some(Code::TransactionalIdAuthorizationFailed), recreate),
+            (Mark::RequiresAbort, Some(Code::TopicAuthorizationFailed), Action::Abort),
+            (Mark::RequiresAbort, Some(Code::MessageSizeTooLarge), Action::Abort),
+            (Mark::RequiresAbort, Some(Code::MessageTimedOut), Action::Abort),
+            (Mark::Retriable, Some(Code::OperationTimedOut), Action::Again),
+            (Mark::Flush, Some(Code::OperationTimedOut), Action::Drain),
+            (Mark::Production, Some(Code::QueueFull), Action::Drain),
+            (Mark::Production, Some(Code::MessageSizeTooLarge), Action::Abort),
+            (Mark::Production, Some(Code::UnknownTopic), Action::Abort),
+            (Mark::Production, Some(Code::State), Action::Abort),
+            (Mark::Production, Some(Code::Fatal), recreate),
+            (Mark::Production, Some(Code::Fenced), fenced),
+            (Mark::Unmarked, Some(Code::State), recreate),
+            (Mark::Unmarked, Some(Code::OperationTimedOut), recreate),
+            (Mark::Unmarked, None, recreate),
         ];
-        for (facts, action) in rows {
-            assert_eq!(facts.action(), action, "{facts:?}");
+        for (mark, code, action) in rows {
+            assert_eq!(Facts { code, mark }.action(), action, "{mark:?} {code:?}");
         }
     }
 
     #[test]
     fn errors_are_taken_apart() {
         let flush = Facts::of(&KafkaError::Flush(Code::OperationTimedOut));
-        assert_eq!((flush.flush, flush.code), (true, Some(Code::OperationTimedOut)));
+        assert_eq!((flush.mark, flush.code), (Mark::Flush, Some(Code::OperationTimedOut)));
         let full = Facts::of(&KafkaError::MessageProduction(Code::QueueFull));
         assert_eq!(full.action(), Action::Drain);
         assert_eq!(Facts::of(&KafkaError::Canceled).action(), Action::Recreate { fenced: false });

@@ -46,6 +46,8 @@ pub struct Parts<S: Source, O: Opener> {
     pub partition: Arc<Partition<O>>,
     /// The seen ids, shared by all entities.
     pub buckets: Arc<Mutex<Buckets>>,
+    /// GitHub's now, for those who keep the seen ids.
+    pub clocks: Arc<super::seen::Clocks>,
     /// What is the same for all records.
     pub context: EntityContext,
     /// How to collect.
@@ -57,6 +59,8 @@ pub struct Parts<S: Source, O: Opener> {
 }
 
 const PER_PAGE: u8 = 100;
+/// Failures in a row that nobody is told about: GitHub stumbles now and then.
+const EVERYDAY_FAILURES: u32 = 3;
 /// How long pages of a catch-up wait for company.
 const LINGER_MS: i64 = 250;
 /// Unconfirmed backfills and fallen tails are looked at this often, milliseconds.
@@ -120,6 +124,7 @@ struct Collector<S: Source, O: Opener> {
     reshape_due: i64,
     reshape_wanted: bool,
     credential: u64,
+    tried_credential: u64,
     per_page: u8,
     /// Digest of a page of one entry that could not be cut, to see whether it comes again.
     uncuttable: Option<String>,
@@ -139,6 +144,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             name: format!("collector/{}", parts.context.name),
             clock: ServerClock::restored(state.github_now_ms, mono_ms()),
             credential: parts.source.credential_generation(),
+            tried_credential: parts.source.credential_generation(),
             buffer,
             state,
             parts,
@@ -242,6 +248,15 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let later = now.saturating_add(1000);
         if self.fetching.is_some() || self.buffer.is_full() {
             return later;
+        }
+        if self.source_pause.is_slow() {
+            let credential = self.parts.source.credential_generation();
+            if credential != self.tried_credential {
+                // the operator has given another token: tried at once
+                self.tried_credential = credential;
+                self.reshape_wanted = true;
+                self.source_pause.set(now);
+            }
         }
         if let Some(until) = self.source_pause.until(now) {
             return until.min(self.commit_wake(later));
@@ -442,8 +457,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
                     self.drop_cursor(wanted.lane, wanted.slice);
                 }
-                if self.source_pause.is_news(reason) {
-                    warn!(entity = %self.parts.context.name, reason, "no page, trying again: {message}");
+                let entity = &self.parts.context.name;
+                if self.source_pause.failures() < EVERYDAY_FAILURES {
+                    debug!(%entity, reason, "no page, trying again: {message}");
+                } else if self.source_pause.is_news(reason) {
+                    warn!(%entity, reason, "still no page, trying again: {message}");
                 }
             }
             SourceError::Uncuttable { body, next, date_ms } => {
@@ -502,7 +520,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         result: Result<Committed, SinkError>,
     ) -> Result<(), CollectorError> {
         match result {
-            Ok(committed) => self.apply(planned, &committed).await,
+            Ok(committed) => self.apply(planned, &committed),
             Err(SinkError::Aborted { reason, message }) => {
                 self.parts.metrics.retry("kafka", reason);
                 self.again(&message);
@@ -581,25 +599,16 @@ impl<S: Source, O: Opener> Collector<S, O> {
     }
 
     /// The planned state becomes the state.
-    async fn apply(&mut self, mut planned: Planned, committed: &Committed) {
-        let name = self.parts.context.name.clone();
+    fn apply(&mut self, mut planned: Planned, committed: &Committed) {
+        let name = &self.parts.context.name;
         let partition = self.parts.partition.number();
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        loop {
-            let result = {
-                let mut buckets = self.parts.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-                buckets.commit(&name, &mut planned.pending).map(|()| {
-                    for &(topic, next_offset) in &committed.next_offsets {
-                        buckets.set_applied(topic, partition, next_offset);
-                    }
-                })
-            };
-            let Err(error) = result else { break };
-            // they are in Kafka; without them here nothing more may be planned
-            self.degrade(&format!("seen ids cannot be written: {error}"));
-            warn!(entity = %name, "seen ids cannot be written, waiting: {error}");
-            tokio::time::sleep(backoff.next_wait()).await;
-        }
+        let filed = {
+            let mut buckets = self.parts.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            for &(topic, next_offset) in &committed.next_offsets {
+                buckets.set_applied(topic, partition, next_offset);
+            }
+            buckets.commit(name, &mut planned.pending)
+        };
         self.sink_works();
         self.count(&planned);
         self.state = planned.next;
@@ -607,6 +616,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
             if let Some(state) = self.state.lanes.get_mut(&lane) {
                 state.drop_cursor(slice);
             }
+        }
+        if let Err(error) = filed {
+            // they are in Kafka, and owed to the files: nothing is planned before they are written
+            warn!(entity = %self.parts.context.name, "seen ids cannot be written: {error}");
+            self.degrade(&format!("seen ids cannot be written: {error}"));
         }
     }
 
@@ -639,6 +653,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
         self.report_due = now.saturating_add(1000);
         let (name, metrics) = (&self.parts.context.name, &self.parts.metrics);
         let Some(now_ms) = self.clock.now_ms(mono_ms()) else { return };
+        if self.clock.is_confirmed() {
+            self.parts.clocks.set(name, now_ms);
+        }
         let now_s = now_ms.div_euclid(1000);
         let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
         for (&lane, rules) in &self.parts.context.rules {
@@ -656,7 +673,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if let Some(committing) = self.committing.take() {
             let (planned, result) = committing.await;
             if let Ok(committed) = result {
-                self.apply(*planned, &committed).await;
+                self.apply(*planned, &committed);
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ pub mod pause;
 pub mod plan;
 pub mod record;
 pub mod schedule;
+pub mod seen;
 
 use std::time::Duration;
 

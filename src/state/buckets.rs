@@ -117,7 +117,7 @@ impl Buckets {
     /// Adds a committed batch's fingerprints and empties `pending`. On an error nothing is forgotten: what could not be
     /// written is owed, and written first at the next call.
     pub fn commit(&mut self, entity: &EntityName, pending: &mut Pending) -> Result<(), StateError> {
-        let mut outcome = Ok(());
+        let mut outcome = self.settle();
         for (lane, bucket, fingerprints) in pending.iter() {
             let applied = self.apply(entity, lane, bucket, fingerprints);
             outcome = outcome.and(applied);

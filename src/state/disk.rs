@@ -245,7 +245,7 @@ mod tests {
             Vouched { bucket: Bucket(500_000), count: 0x0102_0304, sum: u64::MAX },
         ];
         let index = encode_index(entries.into_iter());
-        let hex: String = index.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = index.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         assert_eq!(
             hex,
             "018000000000000000000000010000000000000002\

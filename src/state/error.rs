@@ -53,6 +53,12 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Whether the same call may succeed later. Otherwise the process must stop: its next start opens the cache again and
+    /// catches up, or says once more what is wrong.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }

@@ -90,7 +90,7 @@ pub(in super::super) fn admin(root: &mut Table<'_>) -> admin::Settings {
 pub(in super::super) fn daemon(root: &mut Table<'_>) -> DaemonSettings {
     let mut table = root.table("daemon");
     let grace =
-        table.duration("grace", seconds(1)..=seconds(600)).unwrap_or(Duration::from_secs(30));
+        table.duration("grace", seconds(1)..=seconds(600)).unwrap_or(Duration::from_secs(20));
     table.finish();
     DaemonSettings { grace }
 }

@@ -4,6 +4,7 @@ use super::super::reader::Table;
 use super::super::units::show_duration;
 use super::{days, read_small_file, seconds, world_readable};
 use crate::audit::Topic;
+use crate::kafka::properties::{SECRET_PROPERTIES, check_properties};
 use crate::kafka::settings::Settings;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,16 +22,6 @@ const TOPIC_KEYS: [(&str, Topic); 10] = [
     ("gaps", Topic::Gaps),
     ("operations", Topic::Operations),
     ("log_checkpoints", Topic::LogCheckpoints),
-];
-
-/// Properties whose values are secrets: from a file or the environment only.
-const SECRET_PROPERTIES: [&str; 6] = [
-    "sasl.password",
-    "ssl.key.password",
-    "ssl.key.pem",
-    "ssl.keystore.password",
-    "sasl.oauthbearer.client.secret",
-    "sasl.oauthbearer.config",
 ];
 
 /// Least retention of the data topics that leaves time for an outage of the archive.
@@ -62,7 +53,7 @@ pub(in super::super) fn read(root: &mut Table<'_>) -> Settings {
     settings.producer_properties = properties(&mut table, "producer_properties");
     settings.consumer_properties = properties(&mut table, "consumer_properties");
     from_files(&mut table, &mut settings);
-    check_transport(&table, &settings);
+    check(&table, &settings);
     table.finish();
     settings
 }
@@ -151,10 +142,10 @@ fn properties(table: &mut Table<'_>, key: &'static str) -> BTreeMap<String, Stri
     for (name, value, from_environment) in table.free(key) {
         if SECRET_PROPERTIES.contains(&name.as_str()) && !from_environment {
             table.fault(
-                &format!("{key}.{name}"),
+                &format!("{key}.{name:?}"),
                 "a secret stands in the configuration",
                 format!(
-                    "put it into a file and write [kafka.properties_files] \"{name}\" = \"/path\""
+                    "put it into a file and write [kafka.properties_files] {name:?} = \"/path\""
                 ),
             );
         }
@@ -166,25 +157,20 @@ fn properties(table: &mut Table<'_>, key: &'static str) -> BTreeMap<String, Stri
 /// Properties whose values are the contents of files; the line's end is cut.
 fn from_files(table: &mut Table<'_>, settings: &mut Settings) {
     for (name, path, _) in table.free("properties_files") {
-        let key = format!("properties_files.{name}");
+        let key = format!("properties_files.{name:?}");
         let path = Path::new(&path);
         if settings.properties.contains_key(&name) {
-            table.fault(
-                &key,
-                "the property stands under [kafka.properties] too",
-                "keep one of them",
-            );
+            let problem = "the property stands under [kafka.properties] too";
+            table.fault(&key, problem, "keep one of them");
         }
         match read_small_file(path) {
             Ok(text) => {
-                settings.properties.insert(name, text.trim_end_matches(['\r', '\n']).to_owned());
+                let value = text.trim_end_matches(['\r', '\n']).to_owned();
+                settings.properties.insert(name, value);
             }
             Err(problem) => {
-                table.fault(
-                    &key,
-                    problem,
-                    "check the path, and that the service's user may read the file",
-                );
+                let remedy = "check the path, and that the service's user may read the file";
+                table.fault(&key, problem, remedy);
                 continue;
             }
         }
@@ -198,45 +184,17 @@ fn from_files(table: &mut Table<'_>, settings: &mut Settings) {
     }
 }
 
-/// Settings that fail late or with a message that leads astray.
-fn check_transport(table: &Table<'_>, settings: &Settings) {
-    let get = |name: &str| settings.properties.get(name).map(|value| value.to_ascii_lowercase());
-    let protocol = get("security.protocol").unwrap_or_else(|| "plaintext".to_owned());
-    let protocols = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
-    if !protocols.contains(&protocol.as_str()) {
-        table.fault(
-            "properties.security.protocol",
-            format!("{protocol:?} is not known"),
-            "write PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
-        );
+/// What librdkafka, and our promises, say about the properties.
+fn check(table: &Table<'_>, settings: &Settings) {
+    for (key, problem, remedy) in check_properties(settings) {
+        table.report.fault(key, problem, remedy);
     }
-    let mechanism = get("sasl.mechanism").or_else(|| get("sasl.mechanisms"));
-    if protocol.starts_with("sasl") && mechanism.is_none() {
-        table.fault(
-            "properties.sasl.mechanism",
-            "is missing, and librdkafka's own choice is Kerberos, which this build has not",
-            "write \"SCRAM-SHA-512\", \"SCRAM-SHA-256\", \"PLAIN\" or \"OAUTHBEARER\"",
-        );
-    }
-    if !protocol.starts_with("sasl") && mechanism.is_some() {
-        table.fault(
-            "properties.security.protocol",
-            format!("is {protocol:?}, so that sasl.mechanism would be ignored"),
-            "write SASL_SSL, or take sasl.mechanism out",
-        );
-    }
-    if protocol == "sasl_plaintext" {
+    let protocol = settings.properties.get("security.protocol");
+    if protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("sasl_plaintext")) {
         table.report.warning(
-            table.path_of("properties.security.protocol"),
+            table.path_of("properties.\"security.protocol\""),
             "is SASL_PLAINTEXT: entries, and with PLAIN the password, travel in the clear",
             "write SASL_SSL unless the network is yours alone",
-        );
-    }
-    if get("enable.ssl.certificate.verification").as_deref() == Some("false") {
-        table.report.warning(
-            table.path_of("properties.enable.ssl.certificate.verification"),
-            "is false: anybody on the way can read and change what is sent",
-            "name the authority with ssl.ca.location instead",
         );
     }
 }

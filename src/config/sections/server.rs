@@ -3,6 +3,7 @@
 use super::super::reader::Table;
 use super::{has_user, is_loopback, read_small_file, seconds};
 use crate::github::ServerSettings;
+use crate::github::client::check_base_url;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -99,7 +100,7 @@ fn base_url(name: &str, table: &mut Table<'_>) -> Option<Url> {
             if !url.path().ends_with('/') {
                 url.set_path(&format!("{}/", url.path()));
             }
-            match check_base_url(&url) {
+            match check_url(&url) {
                 Ok(()) => {
                     warn_about_path(table, &url);
                     return Some(url);
@@ -116,29 +117,20 @@ fn base_url(name: &str, table: &mut Table<'_>) -> Option<Url> {
     None
 }
 
-/// What a base URL must be for a token to be sent to it.
-fn check_base_url(url: &Url) -> Result<(), (String, String)> {
+/// What a base URL must be for a token to be sent to it, and for the API to be there.
+fn check_url(url: &Url) -> Result<(), (String, String)> {
     let fault = |problem: &str, remedy: &str| Err((problem.to_owned(), remedy.to_owned()));
-    if has_user(url) {
-        return fault("holds a user name or password", "take them out: the token has its own key");
+    if let Err(words) = check_base_url(url) {
+        let (problem, remedy) = words.split_once(": ").unwrap_or((&words, "write https://HOST/"));
+        return fault(problem, remedy);
     }
-    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
-        return fault(
-            "is not https, so the token would travel in the clear",
-            "write https:// (plain http is for loopback only)",
-        );
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return fault("has a query or a fragment", "end it after the path");
-    }
-    if matches!(url.host_str(), Some("github.com" | "www.github.com")) {
+    let host = url.host_str().unwrap_or_default();
+    if matches!(host, "github.com" | "www.github.com") {
         return fault("is the web site, not the REST API", "write \"https://api.github.com/\"");
     }
-    if url.host_str().is_some_and(|host| host.ends_with(".ghe.com") && !host.starts_with("api.")) {
-        return fault(
-            "is the web site, not the REST API",
-            "write \"https://api.SUBDOMAIN.ghe.com/\"",
-        );
+    if host.ends_with(".ghe.com") && !host.starts_with("api.") {
+        let remedy = "write \"https://api.SUBDOMAIN.ghe.com/\"";
+        return fault("is the web site, not the REST API", remedy);
     }
     Ok(())
 }
@@ -188,11 +180,11 @@ fn proxy(table: &mut Table<'_>) -> Option<Url> {
             "use a proxy that knows this host by its address",
         ),
         Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host().is_none() => {
-            table.fault("proxy", "is not the URL of an HTTP proxy", "write \"http://HOST:PORT\"")
+            table.fault("proxy", "is not the URL of an HTTP proxy", "write \"http://HOST:PORT\"");
         }
         Ok(url) => return Some(url),
         Err(error) => {
-            table.fault("proxy", format!("is not a URL ({error})"), "write \"http://HOST:PORT\"")
+            table.fault("proxy", format!("is not a URL ({error})"), "write \"http://HOST:PORT\"");
         }
     }
     None

@@ -71,6 +71,14 @@ impl Broker {
         script("kafka", &["kill", self.dir_text()]).await;
     }
 
+    /// Sends a signal: `STOP` freezes it, `CONT` lets it go on.
+    pub(crate) async fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.dir().join("pid")).unwrap();
+        let pid = pid.trim();
+        let sent = tokio::process::Command::new("kill").args(["-s", signal, pid]).status().await;
+        assert!(sent.unwrap().success(), "kill -s {signal} {pid}");
+    }
+
     /// SIGKILL, and start.
     pub(crate) async fn restart(&self) {
         self.kill().await;

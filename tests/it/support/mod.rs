@@ -10,6 +10,7 @@
 pub(crate) mod daemon;
 pub(crate) mod kafka;
 pub(crate) mod s3;
+pub(crate) mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

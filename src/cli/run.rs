@@ -1,0 +1,98 @@
+//! `ghauditd run`: the daemon.
+
+use super::{Exit, Global};
+use crate::config::{Config, Fault, Faults, Loaded};
+use crate::daemon::{self, DaemonError, RunOptions};
+use crate::github::TokenSource;
+use crate::kafka::ownership::StartError;
+use crate::pipeline::collector::CollectorError;
+use clap::Args;
+use tracing::{error, info, warn};
+
+const LONG_ABOUT: &str = "\
+Collect the audit logs until SIGTERM or SIGINT.
+
+Started again at any moment, after whatever end, it goes on from its checkpoints in Kafka. A stop ends the batch \
+that is on its way and lasts at most daemon.grace; a second signal ends it at once, which loses nothing either.";
+
+/// Collect until SIGTERM
+#[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = "\
+Examples:
+  ghauditd run
+  ghauditd --config ./ghauditd.toml --log-format json run
+  ghauditd run --init      create missing topics although others hold data")]
+pub(super) struct RunArgs {
+    /// Create topics that are missing although others hold data already
+    ///
+    /// Without this a missing topic beside topics with data is taken for what it may be: a loss. Use it once, when
+    /// you know why the topic is not there.
+    #[arg(long)]
+    init: bool,
+}
+
+pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
+    let Some(config) = config(global) else { return Ok(Exit::Config) };
+    info!(version = env!("CARGO_PKG_VERSION"), config = %global.config.display(), "starting");
+    let ended = super::block_on(daemon::run(config, RunOptions { init: args.init }))?;
+    match ended {
+        Ok(()) => Ok(Exit::Ok),
+        Err(error) => {
+            error!(%error, "the daemon has ended");
+            Ok(exit_of(&error))
+        }
+    }
+}
+
+/// The configuration, or its faults in the log.
+fn config(global: &Global) -> Option<Config> {
+    let faults = match super::load_config(global) {
+        Ok(Loaded { config, warnings }) => {
+            let faults = only_under_systemd(&config);
+            if faults.is_empty() {
+                for Fault { key, problem, remedy } in warnings {
+                    warn!(key, problem, remedy, "configuration");
+                }
+                return Some(config);
+            }
+            faults
+        }
+        Err(Faults(faults)) => faults,
+    };
+    for Fault { key, problem, remedy } in faults {
+        error!(key, problem, remedy, "configuration");
+    }
+    None
+}
+
+/// `check` may look at a configuration outside of systemd; the daemon needs its credentials.
+fn only_under_systemd(config: &Config) -> Vec<Fault> {
+    let without = config.entities.iter().filter_map(|entity| match &entity.token {
+        TokenSource::Credential { name, path: None } => Some((entity.name.as_str(), name)),
+        _ => None,
+    });
+    without
+        .map(|(entity, name)| Fault {
+            key: format!("entity[{entity}].token_credential"),
+            problem: format!("systemd passed no credential {name:?}"),
+            remedy: "start the service by its unit with LoadCredential=, or use token_file"
+                .to_owned(),
+        })
+        .collect()
+}
+
+fn exit_of(error: &DaemonError) -> Exit {
+    match error {
+        DaemonError::Start(StartError::OwnedByOther { .. })
+        | DaemonError::Collector(CollectorError::OwnedByOther(_)) => Exit::Fenced,
+        DaemonError::Start(_)
+        | DaemonError::State(_)
+        | DaemonError::CatchUp(_)
+        | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
+        DaemonError::Archiver(_) => Exit::Archive,
+        DaemonError::Setup(_)
+        | DaemonError::Admin(_)
+        | DaemonError::Grace(_)
+        | DaemonError::Unexpected(_) => Exit::Unexpected,
+    }
+}

@@ -1,0 +1,299 @@
+//! A whole installation: simulated GitHub, broker, daemon, archive; and the comparison of what went in with what came out.
+
+use super::daemon::Daemon;
+use super::kafka::{KcatRecord, kcat_dump};
+use super::{secret_token, unique, wait_until};
+use ghauditd::audit::EntityKind;
+use ghauditd::sim::{JournalEntry, Sim, SimConfig};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The topics that hold entries, without the prefix.
+const ENTRY_TOPICS: [&str; 4] =
+    ["github.audit.web", "github.audit.git", "github.audit.stream", "github.audit.dlq"];
+
+/// One installation of one test.
+pub(crate) struct World {
+    pub(crate) sim: Sim,
+    pub(crate) daemon: Daemon,
+    pub(crate) brokers: String,
+    pub(crate) prefix: String,
+    entities: Vec<(EntityKind, String)>,
+    archive: String,
+}
+
+/// An entry as a consumer sees it: entity, id without the revision mark, digest of the bytes.
+type Seen = (String, String, [u8; 32]);
+
+/// What is wrong between the journal and a copy of it. All empty: nothing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Differences {
+    pub(crate) missing: Vec<String>,
+    pub(crate) extra: Vec<String>,
+    pub(crate) doubled: Vec<String>,
+    pub(crate) sequence: Vec<String>,
+}
+
+impl World {
+    /// Starts the simulated GitHub, and writes a configuration with a `dir` archive. The daemon is not started.
+    pub(crate) async fn new(name: &str, brokers: &str, mut config: SimConfig) -> Self {
+        let token = secret_token();
+        config.token.clone_from(&token);
+        let entities = config.entities.iter().map(|it| (it.kind, it.slug.clone())).collect();
+        let sim = Sim::start(config).await.unwrap();
+        let daemon = Daemon::new(name);
+        daemon.write("token", &token);
+        let mut world = Self {
+            sim,
+            prefix: unique(name),
+            brokers: brokers.to_owned(),
+            entities,
+            archive: String::new(),
+            daemon,
+        };
+        world.archive_to_dir();
+        world.configure("");
+        world
+    }
+
+    /// The archive is the folder `archive` of the daemon's home.
+    pub(crate) fn archive_to_dir(&mut self) {
+        let path = self.archive_dir();
+        self.archive = format!("store = \"dir\"\npath = {path:?}\n");
+    }
+
+    /// The archive is a bucket.
+    pub(crate) fn archive_to_s3(&mut self, endpoint: &str, bucket: &str) {
+        self.archive = format!(
+            "store = \"s3\"\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\npath_style = true\nregion = \"us-east-1\"\n"
+        );
+    }
+
+    /// Where the `dir` archive is.
+    pub(crate) fn archive_dir(&self) -> PathBuf {
+        self.daemon.home().join("archive")
+    }
+
+    /// Writes the configuration with further lines at its end.
+    pub(crate) fn configure(&self, more: &str) {
+        let home = self.daemon.home();
+        let entities: String = self
+            .entities
+            .iter()
+            .map(|(kind, slug)| {
+                let kind = match kind {
+                    EntityKind::Enterprise => "enterprise",
+                    EntityKind::Organization => "organization",
+                };
+                format!(
+                    "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\ntoken_file = {:?}\nallow_overlap = true\n",
+                    home.join("token")
+                )
+            })
+            .collect();
+        self.daemon.configure(&format!(
+            "[server.sim]\nbase_url = \"{}\"\n{entities}\n\
+             [collect]\npoll_interval_min = \"1s\"\npoll_interval_max = \"1s\"\n\
+             [kafka]\nbrokers = \"{}\"\nid_prefix = \"{prefix}\"\ntopic_prefix = \"{prefix}.\"\n\
+             data_partitions = 3\nstate_partitions = 4\nreplication = 1\n\
+             [archive]\n{}segment_age = \"1s\"\nlock_mode = \"governance\"\nretention = \"1d\"\n\
+             [state]\ndir = {:?}\n[admin]\nlisten = \"{}\"\n{more}",
+            self.sim.base_url(),
+            self.brokers,
+            self.archive,
+            home.join("state"),
+            self.daemon.admin(),
+            prefix = self.prefix,
+        ));
+    }
+
+    /// The name of a topic of this installation.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// Waits until as many entries are committed as the journal has.
+    pub(crate) async fn collected(&mut self, timeout: Duration) {
+        let daemon = &self.daemon;
+        let (sim, brokers, prefix) = (&self.sim, &self.brokers, &self.prefix);
+        wait_until(timeout, &format!("all entries collected\n{}", daemon.log_tail()), async || {
+            let wanted = wanted(sim).len();
+            let mut found = BTreeSet::new();
+            for topic in ENTRY_TOPICS {
+                let records = kcat_dump(brokers, &format!("{prefix}.{topic}")).await;
+                found.extend(entries(&records).into_keys());
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            found.len() >= wanted
+        })
+        .await;
+    }
+
+    /// What the topics hold, read by kcat, beside the journal.
+    pub(crate) async fn kafka_differences(&self) -> Differences {
+        let mut records = Vec::new();
+        for topic in ENTRY_TOPICS {
+            records.extend(kcat_dump(&self.brokers, &self.topic(topic)).await);
+        }
+        let mut differences = differences(&self.sim, &entries(&records));
+        differences.sequence = sequence_faults(&records);
+        differences
+    }
+
+    /// What the `dir` archive holds, read by a reader that is not ours, beside the journal.
+    pub(crate) fn archive_differences(&self) -> Differences {
+        let mut found = BTreeMap::new();
+        let mut objects = Vec::new();
+        files(&self.archive_dir().join("segments"), &mut objects);
+        for path in objects {
+            let bytes = std::fs::read(&path).unwrap();
+            for (seen, times) in archived(&bytes) {
+                *found.entry(seen).or_insert(0) += times;
+            }
+        }
+        differences(&self.sim, &found)
+    }
+
+    /// Waits until the `dir` archive holds as many entries as the journal.
+    pub(crate) async fn archived(&self, timeout: Duration) {
+        wait_until(timeout, "all entries archived", async || {
+            let missing = self.archive_differences().missing.len();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            missing == 0
+        })
+        .await;
+    }
+}
+
+/// What must have been collected: each (entity, id, body) of the journal once, but for bodies that were replaced before
+/// anybody was shown them.
+fn wanted(sim: &Sim) -> BTreeSet<Seen> {
+    journal(sim, |entry| entry.served || entry.replaced_at_ms.is_none())
+}
+
+/// All that may have been collected.
+fn possible(sim: &Sim) -> BTreeSet<Seen> {
+    journal(sim, |_| true)
+}
+
+fn journal(sim: &Sim, which: impl Fn(&JournalEntry) -> bool) -> BTreeSet<Seen> {
+    sim.journal_entries()
+        .filter(|entry| !entry.uncuttable && which(entry))
+        .map(|entry| {
+            let id = if entry.id.is_empty() { derived(&entry.body) } else { entry.id.clone() };
+            (entry.entity, id, entry.sha256)
+        })
+        .collect()
+}
+
+fn derived(body: &[u8]) -> String {
+    ghauditd::audit::entry::derived_id(body)
+}
+
+/// Entries among records, with how often each is there; pieces are joined.
+fn entries(records: &[KcatRecord]) -> BTreeMap<Seen, usize> {
+    let mut found = BTreeMap::new();
+    let mut pieces: BTreeMap<(String, String), Vec<(usize, &KcatRecord)>> = BTreeMap::new();
+    for record in records {
+        if let (Some(whole), Some(piece)) =
+            (record.header("gh_chunk_sha256"), record.header("gh_chunk"))
+        {
+            let key = (record.header("gh_entity").unwrap().to_owned(), whole.to_owned());
+            pieces.entry(key).or_default().push((piece.parse().unwrap(), record));
+            continue;
+        }
+        let body = record.value.as_deref().unwrap();
+        *found.entry(seen(record, body)).or_insert(0) += 1;
+    }
+    for (_, mut parts) in pieces {
+        parts.sort_by_key(|(number, _)| *number);
+        let body: Vec<u8> =
+            parts.iter().flat_map(|(_, part)| part.value.clone().unwrap()).collect();
+        *found.entry(seen(parts[0].1, &body)).or_insert(0) += 1;
+    }
+    found
+}
+
+fn seen(record: &KcatRecord, body: &[u8]) -> Seen {
+    let id = record.header("ce_id").unwrap();
+    let id =
+        if record.header("gh_revision").is_some() { id.rsplit_once(";r=").unwrap().0 } else { id };
+    (record.header("gh_entity").unwrap().to_owned(), id.to_owned(), Sha256::digest(body).into())
+}
+
+/// Entries of one segment object, by the layout in docs/formats.md and nothing of ours.
+pub(crate) fn archived(object: &[u8]) -> BTreeMap<Seen, usize> {
+    let text = zstd::decode_all(object).unwrap();
+    let mut found = BTreeMap::new();
+    for line in text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{\"offset\"")) {
+        let line_value: serde_json::Value = serde_json::from_slice(line).unwrap();
+        let header = |name: &str| {
+            let headers = line_value["headers"].as_array().unwrap();
+            headers
+                .iter()
+                .find(|pair| pair[0] == name)
+                .map(|pair| pair[1].as_str().unwrap().to_owned())
+        };
+        let Some(entity) = header("gh_entity") else { continue };
+        let Some(id) = header("ce_id") else { continue };
+        let body = match line_value["len"].as_u64() {
+            Some(len) => {
+                let end = line.len() - 1;
+                line[end - usize::try_from(len).unwrap()..end].to_vec()
+            }
+            None => {
+                use base64::Engine as _;
+                let text = line_value["value_b64"].as_str().unwrap();
+                base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+            }
+        };
+        let id = if header("gh_revision").is_some() {
+            id.rsplit_once(";r=").unwrap().0.to_owned()
+        } else {
+            id
+        };
+        *found.entry((entity, id, Sha256::digest(&body).into())).or_insert(0) += 1;
+    }
+    found
+}
+
+fn files(folder: &Path, out: &mut Vec<PathBuf>) {
+    let Ok(listing) = std::fs::read_dir(folder) else { return };
+    for item in listing {
+        let path = item.unwrap().path();
+        if path.is_dir() { files(&path, out) } else { out.push(path) }
+    }
+}
+
+fn differences(sim: &Sim, found: &BTreeMap<Seen, usize>) -> Differences {
+    let (wanted, possible) = (wanted(sim), possible(sim));
+    let show = |(entity, id, _): &Seen| format!("{entity}/{id}");
+    Differences {
+        missing: wanted.iter().filter(|it| !found.contains_key(*it)).map(show).collect(),
+        extra: found.keys().filter(|it| !possible.contains(*it)).map(show).collect(),
+        doubled: found.iter().filter(|(_, times)| **times > 1).map(|(it, _)| show(it)).collect(),
+        sequence: Vec::new(),
+    }
+}
+
+/// Each entity's sequence runs from 1 without holes and without a number twice, across all topics and partitions.
+fn sequence_faults(records: &[KcatRecord]) -> Vec<String> {
+    let mut numbers: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for record in records {
+        let number = record.header("gh_seq").unwrap().parse().unwrap();
+        numbers.entry(record.header("gh_entity").unwrap().to_owned()).or_default().push(number);
+    }
+    let mut faults = Vec::new();
+    for (entity, mut numbers) in numbers {
+        numbers.sort_unstable();
+        for (wanted, found) in (1..).zip(&numbers) {
+            if wanted != *found {
+                faults.push(format!("{entity}: {found} where {wanted} is due"));
+                break;
+            }
+        }
+    }
+    faults
+}
