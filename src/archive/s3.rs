@@ -76,7 +76,11 @@ impl S3Store {
         lock: Lock,
         sha256: [u8; 32],
     ) -> Result<Option<String>, Failure> {
-        let kind = if key.ends_with(".zst") { "application/zstd" } else { "application/json" };
+        let kind = if key.rsplit('.').next() == Some("zst") {
+            "application/zstd"
+        } else {
+            "application/json"
+        };
         let mut request = self
             .client
             .put_object()
@@ -95,7 +99,7 @@ impl S3Store {
                 .object_lock_mode(mode)
                 .object_lock_retain_until_date(DateTime::from_secs(lock.retain_until_s));
         }
-        let done = request.send().await.map_err(|error| self.failed("put", key, error))?;
+        let done = request.send().await.map_err(|error| self.failed("put", key, &error))?;
         Ok(done.version_id)
     }
 
@@ -114,7 +118,7 @@ impl S3Store {
             .checksum_mode(ChecksumMode::Enabled)
             .send()
             .await;
-        let head = match head.map_err(|error| self.failed("look at", key, error)) {
+        let head = match head.map_err(|error| self.failed("look at", key, &error)) {
             Ok(head) => head,
             Err(Failure::NotFound) => return Ok(None),
             Err(failure) => return Err(failure),
@@ -150,7 +154,7 @@ impl S3Store {
                 .set_version_id_marker(version_marker.flatten())
                 .send()
                 .await
-                .map_err(|error| self.failed("list the versions of", key, error))?;
+                .map_err(|error| self.failed("list the versions of", key, &error))?;
             for version in page.versions.unwrap_or_default() {
                 // Within a key versions come newest first; names that only begin alike come after it.
                 if version.key.as_deref() == Some(key) {
@@ -182,7 +186,7 @@ impl S3Store {
             .set_version_id_marker(version_marker.flatten())
             .send()
             .await
-            .map_err(|error| self.failed("list", prefix, error))?;
+            .map_err(|error| self.failed("list", prefix, &error))?;
         let strip = |key: String| key.strip_prefix(&self.prefix).map(str::to_owned);
         let mut keys: Vec<_> = page
             .versions
@@ -277,7 +281,7 @@ impl Store for S3Store {
             .version_id(version)
             .send()
             .await
-            .map_err(|error| self.failed("read", &full, error))?;
+            .map_err(|error| self.failed("read", &full, &error))?;
         let size = object.content_length.unwrap_or(0);
         if size > OBJECT_BYTES_MAX {
             return Err(StoreError::Refused {
@@ -378,7 +382,7 @@ impl S3Store {
             .retention(retention)
             .send()
             .await
-            .map_err(|error| self.failed("set the lock of", key, error))?;
+            .map_err(|error| self.failed("set the lock of", key, &error))?;
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ impl S3Store {
         &self,
         verb: &str,
         key: &str,
-        error: SdkError<E, HttpResponse>,
+        error: &SdkError<E, HttpResponse>,
     ) -> Failure
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -54,8 +54,8 @@ impl S3Store {
             SdkError::TimeoutError(_) => {
                 Failure::Unknown(retry("timeout", "no answer in time".to_owned()))
             }
-            SdkError::DispatchFailure(ref dispatch) => {
-                let text = deepest(&error);
+            SdkError::DispatchFailure(dispatch) => {
+                let text = deepest(error);
                 if dispatch.is_timeout() {
                     return Failure::Unknown(retry("timeout", text));
                 }
@@ -64,15 +64,15 @@ impl S3Store {
                 }
                 Failure::Unknown(retry("connection", text))
             }
-            SdkError::ResponseError(_) => Failure::Unknown(retry("server_error", deepest(&error))),
-            SdkError::ServiceError(ref service) => {
+            SdkError::ResponseError(_) => Failure::Unknown(retry("server_error", deepest(error))),
+            SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
                 let code = service.err().code().unwrap_or_default().to_owned();
                 let text = service.err().message().unwrap_or_default().to_owned();
                 self.answered(verb, key, status, &code, &text)
             }
             _ => {
-                let text = deepest(&error);
+                let text = deepest(error);
                 if text.to_lowercase().contains("credential") {
                     return Failure::No(retry("credentials", no_credentials(&text)));
                 }

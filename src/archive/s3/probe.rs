@@ -54,7 +54,7 @@ impl S3Store {
         const NAME: &str = "object lock";
         let answer = self.client.get_object_lock_configuration().bucket(&self.bucket).send().await;
         let answer = answer
-            .map_err(|error| self.failed("read the lock configuration of", &self.bucket, error));
+            .map_err(|error| self.failed("read the lock configuration of", &self.bucket, &error));
         match answer {
             Ok(found) => {
                 let enabled = found
@@ -76,7 +76,7 @@ impl S3Store {
     async fn probe_versioning(&self) -> Result<Property, StoreError> {
         const NAME: &str = "versioning";
         let answer = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
-        match answer.map_err(|error| self.failed("read the versioning of", &self.bucket, error)) {
+        match answer.map_err(|error| self.failed("read the versioning of", &self.bucket, &error)) {
             Ok(found) if found.status == Some(BucketVersioningStatus::Enabled) => {
                 Ok(property(NAME, Verdict::Held, ""))
             }
@@ -235,7 +235,7 @@ impl S3Store {
             .version_id(version)
             .send()
             .await
-            .map_err(|error| self.failed("delete", key, error))?;
+            .map_err(|error| self.failed("delete", key, &error))?;
         Ok(())
     }
 }
