@@ -57,6 +57,9 @@ pub enum DaemonError {
     /// A collector ended.
     #[error(transparent)]
     Collector(#[from] CollectorError),
+    /// The archiver ended.
+    #[error("{0}")]
+    Archiver(String),
     /// The admin server ended.
     #[error(transparent)]
     Admin(#[from] admin::server::ServerError),

@@ -1,8 +1,9 @@
 //! Write-once storage: sealed segments, and the stores that hold them.
 //!
-//! Speakers: [`dir`], [`s3`]. Pure: [`segment`], [`key`]. The log of manifests and its proofs are reserved.
+//! Speakers: [`dir`], [`s3`]. Pure: [`segment`], [`key`], [`gap`]. The log of manifests and its proofs are reserved.
 
 pub mod dir;
+pub mod gap;
 pub mod key;
 pub mod probe;
 pub mod s3;
@@ -64,4 +65,29 @@ pub enum StoreSettings {
         /// Whether `Content-MD5` is sent too (old Ceph ignores SHA-256).
         content_md5: bool,
     },
+}
+
+/// The lock of an object that is closed at `closed_ms`: the period, rounded up to the next whole day (UTC).
+pub fn lock_until(mode: LockMode, retention: Duration, closed_ms: i64) -> Lock {
+    const DAY_S: i64 = 86_400;
+    let period_s = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
+    let end_s = closed_ms.div_euclid(1000).saturating_add(1).saturating_add(period_s);
+    let days = end_s.div_euclid(DAY_S) + i64::from(end_s.rem_euclid(DAY_S) > 0);
+    Lock { mode, retain_until_s: days.saturating_mul(DAY_S) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_a_whole_day_and_never_early() {
+        let day = Duration::from_hours(24);
+        let until = |closed_ms| lock_until(LockMode::Governance, day, closed_ms).retain_until_s;
+        assert_eq!(until(0), 2 * 86_400);
+        assert_eq!(until(86_399_000), 2 * 86_400);
+        assert_eq!(until(86_399_500), 2 * 86_400);
+        assert_eq!(until(86_400_000), 3 * 86_400);
+        assert_eq!(lock_until(LockMode::None, Duration::MAX, i64::MAX).retain_until_s % 86_400, 0);
+    }
 }

@@ -53,7 +53,7 @@ pub enum StoreError {
     /// Try again; whether it was written is unknown.
     #[error("{message}")]
     Retry {
-        /// `timeout`, `connection`, `server_error`, `conflict`, `full`: a metric's label.
+        /// `timeout`, `connection`, `server_error`, `conflict`, `full`, `io`: a metric's label.
         reason: &'static str,
         /// What and where.
         message: String,
@@ -88,6 +88,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keys under `prefix`, ascending, delete markers ignored.
     fn list(&self, prefix: &str) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+
+    /// The greatest key under `prefix`, delete markers ignored, found without listing them all where the store can.
+    /// The keys under `prefix` continue with 20 digits: a position (see [`super::key`]).
+    fn last_key(
+        &self,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
 
     /// Lengthens the lock of `key` to at least `lock`, and reads it back. Never shortens.
     fn extend(

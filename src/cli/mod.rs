@@ -4,6 +4,8 @@ mod check;
 mod checkpoint;
 mod completions;
 mod connect;
+#[cfg(feature = "sim")]
+mod demo;
 mod exit;
 mod man;
 mod output;
@@ -74,6 +76,8 @@ enum Command {
     Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    #[cfg(feature = "sim")]
+    Demo(demo::DemoArgs),
 }
 
 /// The command line's definition, for help, completions and man pages.
@@ -115,6 +119,8 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),
         Command::Man(args) => man::run(&args, out),
+        #[cfg(feature = "sim")]
+        Command::Demo(args) => demo::run(&args, out),
     }
 }
 

@@ -15,8 +15,10 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue, LINK, LOCATION};
 use http::{HeaderName, StatusCode};
 use reqwest::Response;
+use std::error::Error;
 use std::fmt::Display;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -141,6 +143,13 @@ impl Source for Client {
         page: Option<u64>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send {
         self.fetch_page(request, page)
+    }
+
+    fn credential_generation(&self) -> u64 {
+        let hash = |token: Arc<crate::github::SecretText>| {
+            xxhash_rust::xxh3::xxh3_64(token.expose().as_bytes())
+        };
+        self.token.token().map_or(0, hash)
     }
 }
 
@@ -474,41 +483,61 @@ impl Client {
 
     /// An error below HTTP's statuses, without its URL and without secrets.
     fn broken(&self, error: reqwest::Error, in_body: bool, token: &SecretText) -> SourceError {
-        let (timed_out, connecting) = (error.is_timeout(), error.is_connect());
-        let mut text = chain(&error.without_url());
-        text = denial::without_secret(&text, token.expose());
+        let reason = reason_of(&error, in_body);
+        let mut text = denial::without_secret(&chain(&error.without_url()), token.expose());
         if let Some(password) = self.server.proxy.as_ref().and_then(Url::password) {
             text = denial::without_secret(&text, password);
         }
-        let reason = if timed_out {
-            "timeout"
-        } else if text.contains("too large") || text.contains("header list") {
-            "too_large"
-        } else if connecting
-            && (text.contains("certificate") || text.contains("TLS") || text.contains("tls"))
-        {
-            "tls"
-        } else if in_body && !text.contains("reset") {
-            "truncated"
-        } else {
-            "connection"
-        };
         let doing = if in_body { "breaks off in the body" } else { "cannot be asked" };
         self.transport(reason, format!("{doing} ({})", denial::printable(&text)))
     }
 }
 
+/// The label of an error below HTTP's statuses.
+fn reason_of(error: &reqwest::Error, in_body: bool) -> &'static str {
+    let io_kind = |kind: ErrorKind| {
+        causes(error).any(|cause| {
+            cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == kind)
+        })
+    };
+    if error.is_timeout() {
+        "timeout"
+    } else if causes(error).any(|cause| cause.to_string().contains("too large")) {
+        // hyper's own word for a message head beyond its limits; it exports no type for it
+        "too_large"
+    } else if !in_body && causes(error).any(<dyn Error>::is::<rustls::Error>) {
+        "tls"
+    } else if in_body && !io_kind(ErrorKind::ConnectionReset) {
+        "truncated"
+    } else {
+        "connection"
+    }
+}
+
+/// An error, its causes, and what they wrap.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let first: &(dyn Error + 'static) = error;
+    std::iter::successors(Some(first), |error| cause(*error))
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        // source() of an io::Error skips the error that it wraps
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
 /// What an error and its causes say, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    for part in causes(error).map(ToString::to_string) {
+        if text.is_empty() {
+            text = part;
+        } else if !text.contains(&part) {
             text.push_str(": ");
             text.push_str(&part);
         }
-        cause = error.source();
     }
     text
 }

@@ -1,14 +1,17 @@
 //! Where entries come from: GitHub's REST audit log.
 //!
-//! Speakers: [`client`] (HTTP), [`auth`] (reads tokens). Pure: [`page`], [`link`], [`rate_limit`], [`query`], [`denial`].
+//! Speakers: [`client`] (HTTP), [`auth`] (reads tokens). Pure: [`page`] (with
+//! [`fact`]), [`link`], [`rate_limit`], [`query`], [`denial`].
 
 pub mod auth;
 pub mod client;
 pub mod denial;
+pub mod fact;
 pub mod link;
 pub mod page;
 pub mod query;
 pub mod rate_limit;
+mod scan;
 
 use crate::audit::slice::Query;
 use crate::audit::{Cursor, EntityKind, EntityName, Entry, Lane};
@@ -241,7 +244,7 @@ pub trait Source: Send + Sync + 'static {
         page: Option<u64>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
 
-    /// Grows each time the credentials change: what was empty is then asked again.
+    /// Another value each time the credentials change: what was empty or refused is then asked again.
     fn credential_generation(&self) -> u64 {
         0
     }

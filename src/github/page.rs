@@ -5,15 +5,13 @@
 //! 200 deep costs nothing: it travels byte for byte like all others. Wherever `serde_json` accepts a page, both agree
 //! on every element (property test below, fuzz target `page`).
 //!
-//! Facts are read leniently: one that is missing, of another type, longer than [`FACT_BYTES_MAX`] or not decodable is
+//! Facts are read leniently: one that is missing, of another type, longer than [`fact::BYTES_MAX`] or not decodable is
 //! `None` and costs nothing else. Duplicate member names: the last one wins.
 
-use crate::audit::{Entry, Text};
+use super::fact;
+use super::scan::Scanner;
+use crate::audit::Entry;
 use bytes::Bytes;
-
-/// Longest string, in raw bytes between its quotes, that is taken as a fact. A longer `_document_id` counts as missing
-/// (the id is then derived from the bytes), like any other fact: record keys and headers stay small.
-pub const FACT_BYTES_MAX: usize = 1024;
 
 /// Most entries of a page. GitHub sends 100; the limit bounds what a hostile body of the permitted size can cost.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -57,7 +55,7 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
     if !is_page(body) {
         return Err(CutError::NotAnArray);
     }
-    let mut scan = Scanner { bytes: body, at: 0 };
+    let mut scan = Scanner::new(body, 0);
     scan.skip_space();
     scan.at += 1;
     let mut entries = Vec::with_capacity(ENTRIES_USUAL);
@@ -70,7 +68,7 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
             if entries.len() == ENTRIES_MAX {
                 return Err(CutError::TooMany);
             }
-            entries.push(scan.element(body)?);
+            entries.push(element(&mut scan, body)?);
             scan.skip_space();
             match scan.peek() {
                 Some(b',') => scan.at += 1,
@@ -86,493 +84,23 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
     if scan.peek().is_none() { Ok(entries) } else { Err(scan.malformed()) }
 }
 
-/// What stands where a value is expected, as far as a fact needs it.
-#[derive(Clone, Copy, Default)]
-enum Value {
-    /// Nothing that a fact can be read from.
-    #[default]
-    Other,
-    /// A string: where its content lies between the quotes, and whether it holds an escape.
-    Str { from: usize, to: usize, escaped: bool },
-    /// A number or literal.
-    Scalar { from: usize, to: usize },
-    /// An array with its brackets.
-    Array { from: usize, to: usize },
-}
-
-/// Where the facts of one entry lie. Values are read only when its end is reached, so the last name wins for free.
-#[derive(Default)]
-struct Facts {
-    id: Value,
-    timestamp: Value,
-    created_at: Value,
-    action: Value,
-    actor: Value,
-    org: Value,
-    repo: Value,
-}
-
-impl Facts {
-    /// The fact that a member name stands for.
-    #[inline]
-    fn named(&mut self, name: &[u8]) -> Option<&mut Value> {
-        Some(match name {
-            b"_document_id" => &mut self.id,
-            b"@timestamp" => &mut self.timestamp,
-            b"created_at" => &mut self.created_at,
-            b"action" => &mut self.action,
-            b"actor" => &mut self.actor,
-            b"org" => &mut self.org,
-            b"repo" => &mut self.repo,
-            _ => return None,
-        })
-    }
-
-    /// The entry that these facts and bytes make.
-    fn into_entry(self, page: &Bytes, body: Bytes) -> Entry {
-        let org = match self.org {
-            Value::Array { from, to } => first_string(page, from, to),
-            other => other,
-        };
-        Entry {
-            body,
-            id: text(page, self.id).filter(|id| !id.as_bytes().is_empty()),
-            timestamp_ms: time_ms(page, self.timestamp),
-            created_at_ms: time_ms(page, self.created_at),
-            action: text(page, self.action),
-            actor: text(page, self.actor),
-            org: text(page, org),
-            repo: text(page, self.repo),
-        }
-    }
-}
-
-/// A place in the bytes. All methods move it forward only, except the one retry in [`Scanner::object`].
-struct Scanner<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Scanner<'_> {
-    #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    #[inline]
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
-            self.at += 1;
-        }
-    }
-
-    fn malformed(&self) -> CutError {
-        CutError::Malformed(self.at)
-    }
-
-    /// One element of the page's array, from its first byte to its last.
-    fn element(&mut self, page: &Bytes) -> Result<Entry, CutError> {
-        let start = self.at;
-        if self.peek() == Some(b'{') {
-            let facts = self.object()?;
-            return Ok(facts.into_entry(page, page.slice(start..self.at)));
-        }
-        self.value()?;
-        Ok(Entry::opaque(page.slice(start..self.at)))
-    }
-
-    /// The object that begins here. One whose members are not written as JSON is skipped by strings and brackets alone:
-    /// it keeps its bytes and has no facts.
-    fn object(&mut self) -> Result<Facts, CutError> {
-        let start = self.at;
-        self.at += 1;
-        if let Some(facts) = self.members()? {
-            return Ok(facts);
-        }
-        self.at = start;
-        self.nested()?;
-        Ok(Facts::default())
-    }
-
-    /// The members up to and with the closing brace; `None` where they are not written as JSON.
-    #[inline]
-    fn members(&mut self) -> Result<Option<Facts>, CutError> {
-        let mut facts = Facts::default();
-        self.skip_space();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(Some(facts));
-        }
-        loop {
-            self.skip_space();
-            if self.peek() != Some(b'"') {
-                return Ok(None);
-            }
-            let (from, to, escaped) = self.string()?;
-            self.skip_space();
-            if self.peek() != Some(b':') {
-                return Ok(None);
-            }
-            self.at += 1;
-            self.skip_space();
-            if !self.starts_value() {
-                return Ok(None);
-            }
-            let value = self.value()?;
-            let name = self.bytes.get(from..to).unwrap_or_default();
-            if escaped {
-                if let Some(fact) = unescape(name).and_then(|name| facts.named(&name)) {
-                    *fact = value;
-                }
-            } else if let Some(fact) = facts.named(name) {
-                *fact = value;
-            }
-            self.skip_space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                Some(b'}') => {
-                    self.at += 1;
-                    return Ok(Some(facts));
-                }
-                _ => return Ok(None),
-            }
-        }
-    }
-
-    #[inline]
-    fn starts_value(&self) -> bool {
-        !matches!(self.peek(), None | Some(b',' | b':' | b'}' | b']'))
-    }
-
-    /// The value that begins here.
-    #[inline]
-    fn value(&mut self) -> Result<Value, CutError> {
-        let from = self.at;
-        match self.peek() {
-            Some(b'"') => {
-                let (from, to, escaped) = self.string()?;
-                Ok(Value::Str { from, to, escaped })
-            }
-            Some(b'[') => {
-                self.nested()?;
-                Ok(Value::Array { from, to: self.at })
-            }
-            Some(b'{') => {
-                self.nested()?;
-                Ok(Value::Other)
-            }
-            _ => {
-                self.scalar()?;
-                Ok(Value::Scalar { from, to: self.at })
-            }
-        }
-    }
-
-    /// A number or literal: at least one byte, up to white space or something of structure.
-    #[inline]
-    fn scalar(&mut self) -> Result<(), CutError> {
-        let from = self.at;
-        while let Some(byte) = self.peek() {
-            if matches!(
-                byte,
-                b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'{' | b'[' | b':'
-            ) {
-                break;
-            }
-            self.at += 1;
-        }
-        if self.at == from { Err(self.malformed()) } else { Ok(()) }
-    }
-
-    /// The string whose opening quote stands here: where its content lies, and whether it holds an escape.
-    #[inline]
-    fn string(&mut self) -> Result<(usize, usize, bool), CutError> {
-        let from = self.at + 1;
-        let mut at = from;
-        let mut escaped = false;
-        loop {
-            let Some(end) = find_quote_or_backslash(self.bytes, at) else {
-                return Err(self.malformed());
-            };
-            if self.bytes.get(end) == Some(&b'"') {
-                self.at = end + 1;
-                return Ok((from, end, escaped));
-            }
-            escaped = true;
-            at = end + 2;
-        }
-    }
-
-    /// The brackets that open here, up to their closing one. Depth is a counter; the kinds are bits, so that one closed
-    /// by the other kind is found at any depth.
-    fn nested(&mut self) -> Result<(), CutError> {
-        let mut open = Kinds::default();
-        while let Some(byte) = self.peek() {
-            match byte {
-                b'"' => {
-                    self.string()?;
-                    continue;
-                }
-                b'{' => open.push(true),
-                b'[' => open.push(false),
-                b'}' | b']' => {
-                    if open.pop() != Some(byte == b'}') {
-                        return Err(self.malformed());
-                    }
-                    if open.depth == 0 {
-                        self.at += 1;
-                        return Ok(());
-                    }
-                }
-                _ => {}
-            }
-            self.at += 1;
-        }
-        Err(self.malformed())
-    }
-}
-
-/// The kinds of the open brackets, one bit each: the innermost 64 in a word, the others on the heap.
-#[derive(Default)]
-struct Kinds {
-    depth: usize,
-    word: u64,
-    outer: Vec<u64>,
-}
-
-impl Kinds {
-    #[inline]
-    fn push(&mut self, brace: bool) {
-        if self.depth > 0 && self.depth.is_multiple_of(64) {
-            self.outer.push(self.word);
-        }
-        self.word = (self.word << 1) | u64::from(brace);
-        self.depth += 1;
-    }
-
-    #[inline]
-    fn pop(&mut self) -> Option<bool> {
-        self.depth = self.depth.checked_sub(1)?;
-        let brace = self.word & 1 == 1;
-        self.word >>= 1;
-        if self.depth > 0 && self.depth.is_multiple_of(64) {
-            self.word = self.outer.pop().unwrap_or_default();
-        }
-        Some(brace)
-    }
-}
-
-const EACH: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-const QUOTES: u64 = EACH * 0x22;
-const BACKSLASHES: u64 = EACH * 0x5c;
-
-/// Words of eight bytes that are looked at before a string counts as long.
-const SHORT_WORDS: usize = 6;
-
-/// The first `"` or `\` at or after `at`. Most strings of an entry have fewer than 25 bytes: eight at a time beats the
-/// call of a vectorised search there, and loses to it in long ones.
+/// One element of the array, from its first byte to its last.
 #[inline]
-fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
-    for _ in 0..SHORT_WORDS {
-        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
-            break;
-        };
-        let word = u64::from_le_bytes(*word);
-        // the lowest high bit set marks the first byte that is zero after the xor; only bits above it may be false
-        let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
-        let hit = ((quote.wrapping_sub(EACH) & !quote)
-            | (backslash.wrapping_sub(EACH) & !backslash))
-            & HIGH;
-        if hit != 0 {
-            return usize::try_from(hit.trailing_zeros() / 8).ok().map(|offset| at + offset);
-        }
-        at += 8;
+fn element(scan: &mut Scanner<'_>, page: &Bytes) -> Result<Entry, CutError> {
+    let start = scan.at;
+    if scan.peek() == Some(b'{') {
+        let facts = fact::read(scan)?;
+        return Ok(facts.into_entry(page, page.slice(start..scan.at)));
     }
-    memchr::memchr2(b'"', b'\\', bytes.get(at..)?).map(|offset| at + offset)
-}
-
-/// The first element of an array that is a string.
-#[cold]
-fn first_string(page: &[u8], from: usize, to: usize) -> Value {
-    let Some(bytes) = page.get(..to) else {
-        return Value::Other;
-    };
-    let mut scan = Scanner { bytes, at: from + 1 };
-    loop {
-        scan.skip_space();
-        match scan.value() {
-            Ok(found @ Value::Str { .. }) => return found,
-            Ok(_) => {}
-            Err(_) => return Value::Other,
-        }
-        scan.skip_space();
-        if scan.peek() != Some(b',') {
-            return Value::Other;
-        }
-        scan.at += 1;
-    }
-}
-
-/// The text of a string value: JSON (no bare control characters), Unicode, and not too long.
-#[inline]
-fn text(page: &Bytes, value: Value) -> Option<Text> {
-    let Value::Str { from, to, escaped } = value else {
-        return None;
-    };
-    let raw = page.get(from..to)?;
-    if raw.len() > FACT_BYTES_MAX || raw.iter().any(|byte| *byte < 0x20) {
-        return None;
-    }
-    if escaped { Text::new(unescape(raw)?.into()) } else { Text::new(page.slice(from..to)) }
-}
-
-/// What a string's content stands for; `None` for a broken escape or a lone surrogate. UTF-8 is not checked here.
-#[cold]
-fn unescape(mut raw: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(raw.len());
-    while let Some((byte, rest)) = raw.split_first() {
-        raw = rest;
-        if *byte != b'\\' {
-            out.push(*byte);
-            continue;
-        }
-        let (kind, rest) = raw.split_first()?;
-        raw = rest;
-        let plain = match kind {
-            b'"' | b'\\' | b'/' => *kind,
-            b'b' => 0x08,
-            b'f' => 0x0c,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                let (symbol, rest) = unicode_escape(raw)?;
-                raw = rest;
-                out.extend_from_slice(symbol.encode_utf8(&mut [0; 4]).as_bytes());
-                continue;
-            }
-            _ => return None,
-        };
-        out.push(plain);
-    }
-    Some(out)
-}
-
-/// The character of `XXXX` or `XXXX\uXXXX` after a first `\u`, and what follows.
-fn unicode_escape(raw: &[u8]) -> Option<(char, &[u8])> {
-    let (first, rest) = hex4(raw)?;
-    if !(0xd800..0xdc00).contains(&first) {
-        return Some((char::from_u32(first)?, rest));
-    }
-    let (second, rest) = hex4(rest.strip_prefix(b"\\u")?)?;
-    if !(0xdc00..0xe000).contains(&second) {
-        return None;
-    }
-    let symbol = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-    Some((char::from_u32(symbol)?, rest))
-}
-
-fn hex4(raw: &[u8]) -> Option<(u32, &[u8])> {
-    let (digits, rest) = raw.split_first_chunk::<4>()?;
-    let mut value = 0;
-    for digit in digits {
-        value = value << 4 | char::from(*digit).to_digit(16)?;
-    }
-    Some((value, rest))
-}
-
-/// A time in epoch milliseconds: a whole number however it is written, or an RFC 3339 string.
-#[inline]
-fn time_ms(page: &Bytes, value: Value) -> Option<i64> {
-    match value {
-        Value::Scalar { from, to } => whole_number(page.get(from..to)?),
-        Value::Str { .. } => rfc3339_ms(&text(page, value)?),
-        Value::Other | Value::Array { .. } => None,
-    }
-}
-
-#[cold]
-fn rfc3339_ms(text: &Text) -> Option<i64> {
-    text.as_str().parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
-}
-
-/// A JSON number that is whole and fits, exactly: `1.6e12` is, `0.5`, `1e400` and `2^63` are not.
-#[inline]
-fn whole_number(token: &[u8]) -> Option<i64> {
-    let (negative, digits) = match token {
-        [b'-', rest @ ..] => (true, rest),
-        digits => (false, digits),
-    };
-    if digits.len() < 19 && digits.iter().all(u8::is_ascii_digit) && !starts_with_zero(digits) {
-        // fewer than 19 digits always fit
-        let value = digits.iter().try_fold(0_i64, |value, digit| {
-            value.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
-        })?;
-        return Some(if negative { -value } else { value });
-    }
-    decimal(negative, digits)
-}
-
-/// Whether digits are not a JSON integer: none at all, or a zero before others.
-fn starts_with_zero(digits: &[u8]) -> bool {
-    matches!(digits, [] | [b'0', _, ..])
-}
-
-/// A number with many digits, a fraction or an exponent.
-#[cold]
-fn decimal(negative: bool, token: &[u8]) -> Option<i64> {
-    let (mantissa, exponent) = match token.iter().position(|byte| matches!(byte, b'e' | b'E')) {
-        Some(at) => (token.get(..at)?, Some(token.get(at + 1..)?)),
-        None => (token, None),
-    };
-    let (whole, fraction) = match mantissa.iter().position(|byte| *byte == b'.') {
-        Some(at) => (mantissa.get(..at)?, Some(mantissa.get(at + 1..)?)),
-        None => (mantissa, None),
-    };
-    let all_digits = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    if starts_with_zero(whole) || !all_digits(whole) || !fraction.is_none_or(all_digits) {
-        return None;
-    }
-    let fraction = fraction.unwrap_or_default();
-    let mut digits: Vec<u8> = [whole, fraction].concat();
-    let cut = digits.iter().rev().take_while(|digit| **digit == b'0').count();
-    digits.truncate(digits.len() - cut);
-    // value = digits * 10^power
-    let power = exponent_of(exponent)?
-        .checked_sub(i64::try_from(fraction.len()).ok()?)?
-        .checked_add(i64::try_from(cut).ok()?)?;
-    if digits.is_empty() {
-        return Some(0);
-    }
-    let power = u32::try_from(power).ok().filter(|power| *power < 20)?;
-    let mut value = 0_i128;
-    for digit in &digits {
-        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
-    }
-    let value = value.checked_mul(10_i128.checked_pow(power)?)?;
-    i64::try_from(if negative { -value } else { value }).ok()
-}
-
-/// The exponent of a JSON number; one beyond all sense is an end of its own.
-fn exponent_of(text: Option<&[u8]>) -> Option<i64> {
-    let Some(text) = text else { return Some(0) };
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] | rest => (false, rest),
-    };
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let value = digits.iter().fold(0_i64, |value, digit| {
-        value.saturating_mul(10).saturating_add(i64::from(digit - b'0')).min(1_000_000_000_000)
-    });
-    Some(if negative { -value } else { value })
+    scan.value()?;
+    Ok(Entry::opaque(page.slice(start..scan.at)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::Text;
+    use crate::github::fact;
     use proptest::prelude::*;
     use serde_json::value::RawValue;
 
@@ -622,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_fact_that_is_missing_or_odd_costs_nothing_else() {
-        let long = "x".repeat(FACT_BYTES_MAX + 1);
+        let long = "x".repeat(fact::BYTES_MAX + 1);
         for id in [
             "null",
             "7",

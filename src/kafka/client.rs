@@ -30,8 +30,12 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    fn of(code: RDKafkaErrorCode) -> Option<Self> {
+    fn of(code: RDKafkaErrorCode, reason: &str) -> Option<Self> {
         Some(match code {
+            // a plaintext port closes the connection in the middle of the handshake
+            RDKafkaErrorCode::BrokerTransportFailure if reason.contains("SSL handshake failed") => {
+                Self::Tls
+            }
             RDKafkaErrorCode::AllBrokersDown => Self::AllDown,
             RDKafkaErrorCode::BrokerTransportFailure => Self::Connection,
             RDKafkaErrorCode::Resolve => Self::Name,
@@ -100,6 +104,11 @@ impl Ears {
     /// `message`, and why where a reason was heard.
     pub fn with_reason(&self, message: impl std::fmt::Display) -> String {
         self.explain().map_or_else(|| message.to_string(), |reason| format!("{message}: {reason}"))
+    }
+
+    /// Why where a reason was heard, else `message`: librdkafka's own words for a time-out tell nothing.
+    pub fn reason_or(&self, message: impl std::fmt::Display) -> String {
+        self.explain().unwrap_or_else(|| message.to_string())
     }
 
     /// Whether something was heard that waiting is unlikely to cure.
@@ -188,7 +197,8 @@ impl ClientContext for Context {
     fn stats_raw(&self, _statistics: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(trouble) = error.rdkafka_error_code().and_then(Trouble::of) {
+        if let Some(trouble) = error.rdkafka_error_code().and_then(|code| Trouble::of(code, reason))
+        {
             self.ears.hear(trouble, reason);
         } else {
             tracing::debug!(%error, "librdkafka: {reason}");

@@ -10,9 +10,7 @@
 
 use super::consumer::TopicReader;
 use super::producer::{OpenError, Producer};
-use super::restore::{
-    Reached, RestoreError, Restored, read_owner_now, read_partitions, read_reached,
-};
+use super::restore::{Reached, RestoreError, Restored, Until, read_partitions, read_reached};
 use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
@@ -201,13 +199,10 @@ impl Ownership {
         partition: i32,
     ) -> Result<(Producer, BTreeMap<EntityName, Checkpoint>), StartError> {
         // first without fencing: another instance must not be disturbed by one that lost
-        let settings = Arc::clone(&self.settings);
-        let owner = blocking::<_, RestoreError>(move || {
-            read_owner_now(&TopicReader::new(&settings)?, &settings, partition)
-        });
-        self.refuse_other(partition, owner.await?)?;
+        let mut before = self.read([partition], Until::Now).await?;
+        self.refuse_other(partition, before.owners.remove(&partition))?;
         let producer = self.open(partition).await?;
-        let mut restored = self.read([partition]).await?;
+        let mut restored = self.read([partition], Until::End).await?;
         // it may have come between the look and the fence: then it is the newer one, and takes the partition back
         self.refuse_other(partition, restored.owners.remove(&partition))?;
         self.claim(&producer, None).await?;
@@ -226,7 +221,7 @@ impl Ownership {
     /// Step 2: looks at all state without changing anything.
     async fn survey(&self, topics: &[TopicState], init: bool) -> Result<Restored, StartError> {
         let count = self.settings.partitions(Topic::Checkpoints);
-        let known = self.read(0..count).await?;
+        let known = self.read(0..count, Until::Now).await?;
         match &known.genesis {
             Some(genesis) => check_listed(genesis, topics)?,
             None if init => {}
@@ -267,7 +262,7 @@ impl Ownership {
         producers: &BTreeMap<i32, Producer>,
         topics: &[TopicState],
     ) -> Result<Genesis, StartError> {
-        if let Some(genesis) = self.read([0]).await?.genesis {
+        if let Some(genesis) = self.read([0], Until::End).await?.genesis {
             check_listed(&genesis, topics)?;
             return Ok(genesis);
         }
@@ -303,7 +298,7 @@ impl Ownership {
         warnings: &mut Vec<String>,
     ) -> Result<BTreeMap<EntityName, Checkpoint>, StartError> {
         let partitions: Vec<i32> = producers.keys().copied().collect();
-        let mut checkpoints = self.read(partitions).await?.checkpoints;
+        let mut checkpoints = self.read(partitions, Until::End).await?.checkpoints;
         let settings = Arc::clone(&self.settings);
         let reached = blocking::<_, RestoreError>(move || {
             read_reached(&TopicReader::new(&settings)?, &settings)
@@ -336,11 +331,11 @@ impl Ownership {
     async fn read(
         &self,
         partitions: impl IntoIterator<Item = i32> + Send + 'static,
+        until: Until,
     ) -> Result<Restored, RestoreError> {
         let settings = Arc::clone(&self.settings);
         blocking(move || {
-            let count = settings.partitions(Topic::Checkpoints);
-            read_partitions(&TopicReader::new(&settings)?, &settings, partitions, count)
+            read_partitions(&TopicReader::new(&settings)?, &settings, partitions, until)
         })
         .await
     }

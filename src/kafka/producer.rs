@@ -254,7 +254,7 @@ impl Engine {
             thread::sleep(Duration::from_millis(100));
             return Ok(());
         }
-        let message = self.ears.with_reason(error);
+        let message = self.ears.reason_or(error);
         Err(OpenError::Unreachable { id: self.id.clone(), message })
     }
 

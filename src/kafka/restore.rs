@@ -95,47 +95,49 @@ pub async fn read_checkpoints(settings: Arc<Settings>) -> Result<Restored, Resto
     blocking(move || {
         let reader = TopicReader::new(&settings)?;
         let count = reader.partition_count(settings.topic(Topic::Checkpoints))?;
-        read_partitions(&reader, &settings, 0..count, count)
+        read_partitions(&reader, &settings, 0..count, Until::Now)
     })
     .await
 }
 
-/// Reads some partitions of the checkpoint topic to their proven ends.
+/// How far a partition is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// To the proven end: whatever open transaction stands before it has ended. After a fence, that is at once.
+    End,
+    /// What is committed by now: waits for no open transaction, which may be that of a process that was killed.
+    Now,
+}
+
+/// Reads some partitions of the checkpoint topic.
 pub(super) fn read_partitions(
     reader: &TopicReader,
     settings: &Settings,
     partitions: impl IntoIterator<Item = i32>,
-    count: i32,
+    until: Until,
 ) -> Result<Restored, RestoreError> {
     let topic = settings.topic(Topic::Checkpoints);
+    let count = reader.partition_count(topic)?;
     let mut restored = Restored::default();
     for partition in partitions {
         let mut latest = Latest::default();
-        reader.read_to_end(topic, partition, ReadFrom::Beginning, |record| {
-            latest.take(&record);
-        })?;
+        match until {
+            Until::End => {
+                reader.read_to_end(topic, partition, ReadFrom::Beginning, |record| {
+                    latest.take(&record);
+                })?;
+            }
+            Until::Now => {
+                let ends = reader.watermarks(topic, partition)?;
+                reader.read_range(topic, partition, ends.low, ends.stable, |record| {
+                    latest.take(&record);
+                    true
+                })?;
+            }
+        }
         latest.decode_into(&mut restored, Place { topic, partition, count })?;
     }
     Ok(restored)
-}
-
-/// The last owner that is committed by now: waits for no open transaction, which may be our own dead one.
-pub(super) fn read_owner_now(
-    reader: &TopicReader,
-    settings: &Settings,
-    partition: i32,
-) -> Result<Option<Owner>, RestoreError> {
-    let topic = settings.topic(Topic::Checkpoints);
-    let count = reader.partition_count(topic)?;
-    let ends = reader.watermarks(topic, partition)?;
-    let mut latest = Latest::default();
-    reader.read_range(topic, partition, ends.low, ends.stable, |record| {
-        latest.take(&record);
-        true
-    })?;
-    let mut restored = Restored::default();
-    latest.decode_into(&mut restored, Place { topic, partition, count })?;
-    Ok(restored.owners.remove(&partition))
 }
 
 /// Where a record was found, in a topic of how many partitions.
@@ -278,13 +280,12 @@ fn note(
     }
 }
 
-/// The genesis, where the checkpoint topic has one.
+/// The genesis, where the checkpoint topic has one by now.
 pub(super) fn read_genesis(
     reader: &TopicReader,
     settings: &Settings,
 ) -> Result<Option<Genesis>, RestoreError> {
-    let count = reader.partition_count(settings.topic(Topic::Checkpoints))?;
-    Ok(read_partitions(reader, settings, [0], count)?.genesis)
+    Ok(read_partitions(reader, settings, [0], Until::Now)?.genesis)
 }
 
 #[cfg(test)]

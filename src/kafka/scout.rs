@@ -196,7 +196,7 @@ impl Inner {
                 let brokers = self.settings.brokers.clone();
                 return Err(ScoutError::Unreachable {
                     brokers,
-                    message: self.ears.with_reason(error),
+                    message: self.ears.reason_or(error),
                 });
             }
             std::thread::sleep(Duration::from_millis(100));

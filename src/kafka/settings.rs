@@ -125,6 +125,11 @@ impl Settings {
         config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
         let delivery = DELIVERY_TIMEOUT.min(self.transaction_timeout);
         config.set("message.timeout.ms", delivery.as_millis().to_string());
+        if !self.properties.contains_key("socket.timeout.ms") {
+            // librdkafka wants it within the transaction's time
+            let answer = CALL_TIMEOUT.min(self.transaction_timeout);
+            config.set("socket.timeout.ms", answer.as_millis().to_string());
+        }
         config.set("compression.type", &self.compression);
         set_all(config, PRODUCER);
         extend(config, &self.producer_properties);

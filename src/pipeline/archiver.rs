@@ -1,1 +1,125 @@
-//! Reserved.
+//! From the topics into write-once storage (protocols 7.1 to 7.3).
+//!
+//! The commit order, and what a crash leaves behind:
+//!
+//! 1. The place of a partition is the end of its newest stored segment; the store is asked before Kafka. Nothing is
+//!    written, a crash costs nothing.
+//! 2. Committed records are gathered from there, in memory only. A crash here: they are read again.
+//! 3. A segment is sealed where the next record begins, or at the last stable offset when there is none. Still memory.
+//! 4. It is put under its start position, only if that name is free, and read back. This is the commit: a crash before
+//!    it leaves nothing, a crash after it leaves a whole segment, which step 1 finds. Segments of a partition are put
+//!    strictly one after another. A name that is taken is compared, and adopted or refused, never written over.
+//! 5. Kafka is told the position, for monitoring only.
+//!
+//! So a restart walks the same steps as the first start; there is no other recovery.
+
+mod gather;
+mod lines;
+mod parts;
+mod place;
+mod put;
+mod session;
+mod status;
+
+pub use status::{ArchiverSnapshot, ArchiverStatus};
+
+use crate::archive::gap::{ArchiveGap, seen_key};
+use crate::archive::key::GapKey;
+use crate::archive::store::{Lock, Store};
+use crate::archive::{Settings, lock_until};
+use crate::kafka::consumer::ReadError;
+use crate::kafka::settings::Settings as KafkaSettings;
+use crate::metrics::Metrics;
+use crate::retry::Backoff;
+use parts::{Parts, Reader};
+use session::{End, Session};
+use status::Side;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Why the archiver ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiverError {
+    /// The store or the topic is not what the archive must rest on; an operator has to decide.
+    #[error("archive stopped: {0}")]
+    Refused(String),
+    /// Kafka cannot be read at all: a property is wrong, or a right is missing.
+    #[error("archive cannot read Kafka: {0}")]
+    Kafka(#[source] ReadError),
+    /// Something of our own ended; start again.
+    #[error("archive ended: {0}")]
+    Ended(String),
+    /// Told to stop. Never leaves [`run`].
+    #[error("archive told to stop")]
+    Cancelled,
+}
+
+/// Archives `topics` until cancelled. One writer at a time: two would meet in the store, and one of them would adopt.
+///
+/// What the store or Kafka cannot do for a while is tried again for as long as it takes. Must run on a tokio runtime.
+pub async fn run<S: Store>(
+    store: Arc<S>,
+    settings: Settings,
+    kafka: KafkaSettings,
+    topics: Vec<String>,
+    metrics: Arc<Metrics>,
+    status: Arc<ArchiverStatus>,
+    cancel: CancellationToken,
+) -> Result<(), ArchiverError> {
+    let reader = Reader::new(&kafka);
+    let parts = Arc::new(Parts { store, settings, kafka, topics, reader, metrics, status, cancel });
+    match archive(&parts).await {
+        Err(ArchiverError::Cancelled) | Ok(()) => Ok(()),
+        Err(error) => {
+            parts.status.trouble(Side::Store, &error.to_string());
+            Err(error)
+        }
+    }
+}
+
+async fn archive<S: Store>(parts: &Arc<Parts<S>>) -> Result<(), ArchiverError> {
+    load_gaps(parts).await?;
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    while !parts.cancel.is_cancelled() {
+        match Session::start(Arc::clone(parts))?.run().await? {
+            End::Stopped => return Ok(()),
+            End::Again(why) => {
+                parts.status.trouble(Side::Kafka, &format!("finding its places again: {why}"));
+                parts.metrics.retry("archive", "places");
+                tokio::select! {
+                    () = parts.cancel.cancelled() => {}
+                    () = tokio::time::sleep(backoff.next_wait()) => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gaps that are recorded and not acknowledged.
+async fn load_gaps<S: Store>(parts: &Parts<S>) -> Result<(), ArchiverError> {
+    let names = parts.again("list the gaps", || parts.store.list("gaps/")).await?;
+    let mut gaps = Vec::new();
+    for key in names.iter().filter_map(|name| GapKey::parse(name)) {
+        if names.contains(&seen_key(&key)) || !parts.topics.contains(&key.topic) {
+            continue;
+        }
+        let name = key.name();
+        let object = parts.again("read a gap", || parts.store.get(&name)).await?;
+        let gap = object.as_deref().and_then(ArchiveGap::parse).ok_or_else(|| {
+            ArchiverError::Refused(format!("{name} is no gap that this program can read"))
+        })?;
+        if gap.records_missing {
+            gaps.push(gap);
+        }
+    }
+    parts.metrics.archive_gaps(i64::try_from(gaps.len()).unwrap_or(i64::MAX));
+    parts.status.change(|status| status.gaps = gaps);
+    Ok(())
+}
+
+/// The lock of an object that is closed at this time.
+fn locked_until(settings: &Settings, closed_ms: i64) -> Lock {
+    lock_until(settings.lock_mode, settings.retention, closed_ms)
+}

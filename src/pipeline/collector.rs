@@ -59,6 +59,8 @@ pub struct Parts<S: Source, O: Opener> {
 }
 
 const PER_PAGE: u8 = 100;
+/// Failures in a row that nobody is told about: GitHub stumbles now and then.
+const EVERYDAY_FAILURES: u32 = 3;
 /// How long pages of a catch-up wait for company.
 const LINGER_MS: i64 = 250;
 /// Unconfirmed backfills and fallen tails are looked at this often, milliseconds.
@@ -122,6 +124,7 @@ struct Collector<S: Source, O: Opener> {
     reshape_due: i64,
     reshape_wanted: bool,
     credential: u64,
+    tried_credential: u64,
     per_page: u8,
     /// Digest of a page of one entry that could not be cut, to see whether it comes again.
     uncuttable: Option<String>,
@@ -141,6 +144,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             name: format!("collector/{}", parts.context.name),
             clock: ServerClock::restored(state.github_now_ms, mono_ms()),
             credential: parts.source.credential_generation(),
+            tried_credential: parts.source.credential_generation(),
             buffer,
             state,
             parts,
@@ -244,6 +248,15 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let later = now.saturating_add(1000);
         if self.fetching.is_some() || self.buffer.is_full() {
             return later;
+        }
+        if self.source_pause.is_slow() {
+            let credential = self.parts.source.credential_generation();
+            if credential != self.tried_credential {
+                // the operator has given another token: tried at once
+                self.tried_credential = credential;
+                self.reshape_wanted = true;
+                self.source_pause.set(now);
+            }
         }
         if let Some(until) = self.source_pause.until(now) {
             return until.min(self.commit_wake(later));
@@ -444,8 +457,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
                     self.drop_cursor(wanted.lane, wanted.slice);
                 }
-                if self.source_pause.is_news(reason) {
-                    warn!(entity = %self.parts.context.name, reason, "no page, trying again: {message}");
+                let entity = &self.parts.context.name;
+                if self.source_pause.failures() < EVERYDAY_FAILURES {
+                    debug!(%entity, reason, "no page, trying again: {message}");
+                } else if self.source_pause.is_news(reason) {
+                    warn!(%entity, reason, "still no page, trying again: {message}");
                 }
             }
             SourceError::Uncuttable { body, next, date_ms } => {

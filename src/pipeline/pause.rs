@@ -10,7 +10,8 @@ pub struct Pause {
     quick: Backoff,
     slow: Backoff,
     told: Option<String>,
-    failing: bool,
+    failures: u32,
+    is_slow: bool,
 }
 
 impl Pause {
@@ -21,7 +22,8 @@ impl Pause {
             quick: Backoff::new(initial, max),
             slow: Backoff::new(Duration::from_secs(30), Duration::from_mins(15)),
             told: None,
-            failing: false,
+            failures: 0,
+            is_slow: false,
         }
     }
 
@@ -35,30 +37,44 @@ impl Pause {
         self.until_mono_ms.filter(|&until| mono_ms < until)
     }
 
+    /// Whether it waits for an operator: something that changed may end the wait.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     /// A pause until a time that somebody else decided; it is no failure.
     pub fn set(&mut self, until_mono_ms: i64) {
+        self.is_slow = false;
         self.until_mono_ms = Some(until_mono_ms);
     }
 
     /// It failed: a quick, growing pause.
     pub fn fail(&mut self, mono_ms: i64) {
-        self.failing = true;
+        self.failures = self.failures.saturating_add(1);
+        self.is_slow = false;
         self.until_mono_ms = Some(mono_ms.saturating_add(ms(self.quick.next_wait())));
     }
 
     /// It failed for a reason that only an operator can mend: a slow, growing pause.
     pub fn fail_slowly(&mut self, mono_ms: i64) {
-        self.failing = true;
+        self.failures = self.failures.saturating_add(1);
+        self.is_slow = true;
         self.until_mono_ms = Some(mono_ms.saturating_add(ms(self.slow.next_wait())));
     }
 
-    /// It works; whether it had failed before.
+    /// It works; whether somebody was told that it does not.
     pub fn succeed(&mut self) -> bool {
         self.quick.reset();
         self.slow.reset();
-        self.told = None;
+        self.failures = 0;
+        self.is_slow = false;
         self.until_mono_ms = None;
-        std::mem::take(&mut self.failing)
+        self.told.take().is_some()
+    }
+
+    /// Failures in a row: one or two are everyday, and nobody is told.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Whether this reason has not been told since it last worked.

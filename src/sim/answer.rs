@@ -54,18 +54,9 @@ impl Answer {
         body: impl Into<Bytes>,
     ) -> Self {
         let mut headers = HeaderMap::with_capacity(32);
-        headers.insert(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static(content_type),
-        );
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         let steps = VecDeque::from([Step::Data(body.into())]);
-        Self {
-            status,
-            headers,
-            steps,
-            delay: None,
-            reset: false,
-        }
+        Self { status, headers, steps, delay: None, reset: false }
     }
 
     /// A message of GitHub's, as JSON.
@@ -84,13 +75,20 @@ impl Answer {
         }
     }
 
+    /// Turns into a 304 when the client has the body with the `ETag` of this answer.
+    pub(crate) fn not_modified(&mut self, request: &http::request::Parts) -> bool {
+        let known = request.headers.get(http::header::IF_NONE_MATCH);
+        let same = known.is_some() && known == self.headers.get(http::header::ETAG);
+        if same {
+            self.status = StatusCode::NOT_MODIFIED;
+            self.steps.clear();
+        }
+        same
+    }
+
     /// For hyper.
     pub(crate) fn into_response(self, kill: Kill) -> Response<SimBody> {
-        let mut response = Response::new(SimBody {
-            steps: self.steps,
-            sleep: None,
-            kill,
-        });
+        let mut response = Response::new(SimBody { steps: self.steps, sleep: None, kill });
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response

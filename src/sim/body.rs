@@ -32,23 +32,13 @@ impl Who {
         let (business, orgs) = match kind {
             EntityKind::Enterprise => {
                 let parts = ["payments", "platform", "web", "data", "mobile"];
-                (
-                    named(slug.to_owned()),
-                    parts.map(|part| named(format!("{slug}-{part}"))).to_vec(),
-                )
+                (named(slug.to_owned()), parts.map(|part| named(format!("{slug}-{part}"))).to_vec())
             }
-            EntityKind::Organization => (
-                named("octo-enterprise".to_owned()),
-                vec![named(slug.to_owned())],
-            ),
+            EntityKind::Organization => {
+                (named("octo-enterprise".to_owned()), vec![named(slug.to_owned())])
+            }
         };
-        Self {
-            kind,
-            slug: slug.to_owned(),
-            id: id_of(slug),
-            business,
-            orgs,
-        }
+        Self { kind, slug: slug.to_owned(), id: id_of(slug), business, orgs }
     }
 }
 
@@ -72,13 +62,7 @@ pub(crate) fn write(out: &mut Vec<u8>, who: &Who, log: &LaneLog, index: u64, var
     let Some(action) = actions(log.lane).pick(rng.next()) else {
         return;
     };
-    let mut writer = Writer {
-        out,
-        rng,
-        who,
-        shape,
-        empty: true,
-    };
+    let mut writer = Writer { out, rng, who, shape, empty: true };
     writer.entry(log, index, variant, action);
 }
 
@@ -121,14 +105,10 @@ const GIT_AGENTS: [&str; 4] = [
     "JGit/6.10.0.202406032230-r",
 ];
 const COUNTRIES: [&str; 8] = ["NL", "DE", "US", "JP", "GB", "SE", "NG", "IN"];
-const OPERATIONS: [&str; 6] = [
-    "create",
-    "modify",
-    "remove",
-    "access",
-    "authentication",
-    "transfer",
-];
+const OPERATIONS: [&str; 6] =
+    ["create", "modify", "remove", "access", "authentication", "transfer"];
+const CONCLUSIONS: [&str; 4] = ["success", "success", "failure", "cancelled"];
+const EVENTS: [&str; 4] = ["push", "pull_request", "schedule", "workflow_dispatch"];
 const ACCESS: [&str; 5] = [
     "Personal access token (classic)",
     "Fine-grained personal access token",
@@ -174,7 +154,10 @@ impl Writer<'_> {
         }
         self.credential(log.lane);
         for (name, kind) in &action.fields {
-            self.value(name, *kind, ts);
+            // GitHub leaves out what does not apply
+            if log.lane == Lane::Git || self.rng.below(3) > 0 {
+                self.value(name, *kind, ts);
+            }
         }
         if variant.revised {
             self.text("external_identity_nameid", "mona@example.com");
@@ -200,11 +183,7 @@ impl Writer<'_> {
     fn time(&mut self, name: &str, ms: i64) {
         self.name(name);
         let wrong = self.shape == Shape::WrongTypes;
-        let done = if wrong {
-            write!(self.out, "\"{ms}\"")
-        } else {
-            write!(self.out, "{ms}")
-        };
+        let done = if wrong { write!(self.out, "\"{ms}\"") } else { write!(self.out, "{ms}") };
         written(done);
     }
 
@@ -223,12 +202,9 @@ impl Writer<'_> {
             Shape::NoActor => {}
             Shape::WrongTypes => self.raw("actor", b"12345"),
             Shape::EmptyStrings => {
-                for name in [
-                    "actor",
-                    "user",
-                    "external_identity_nameid",
-                    "external_identity_username",
-                ] {
+                for name in
+                    ["actor", "user", "external_identity_nameid", "external_identity_username"]
+                {
                     self.text(name, "");
                 }
             }
@@ -273,22 +249,8 @@ impl Writer<'_> {
         if lane == Lane::Git || self.rng.below(5) < 4 {
             let repo = format!("{org}/{}-{}", self.rng.pick(&WORDS), self.rng.pick(&WORDS));
             let id = 100_000 + mix_text(2, &repo) % 900_000_000;
-            self.text(
-                if lane == Lane::Git {
-                    "repository"
-                } else {
-                    "repo"
-                },
-                &repo,
-            );
-            self.number(
-                if lane == Lane::Git {
-                    "repository_id"
-                } else {
-                    "repo_id"
-                },
-                id,
-            );
+            self.text(if lane == Lane::Git { "repository" } else { "repo" }, &repo);
+            self.number(if lane == Lane::Git { "repository_id" } else { "repo_id" }, id);
         }
         if lane == Lane::Web && self.rng.below(3) == 0 {
             let user = self.rng.pick(&LOGINS);
@@ -318,11 +280,7 @@ impl Writer<'_> {
             Lane::Git => self.rng.pick(&GIT_AGENTS),
         };
         self.text("user_agent", agent);
-        let (a, b, c) = (
-            self.rng.next() >> 48,
-            self.rng.next() >> 40,
-            self.rng.next() >> 32,
-        );
+        let (a, b, c) = (self.rng.next() >> 48, self.rng.next() >> 40, self.rng.next() >> 32);
         self.text("request_id", &format!("{a:04X}:{b:06X}:{c:08X}"));
         if self.rng.below(4) == 0 {
             let login = self.rng.pick(&WORDS);
@@ -342,10 +300,7 @@ impl Writer<'_> {
             }
             Kind::Object => {
                 let (a, b) = (self.rng.pick(&WORDS), self.rng.pick(&SENTENCES));
-                self.raw(
-                    name,
-                    format!("{{\"code\":\"{a}\",\"message\":\"{b}\"}}").as_bytes(),
-                );
+                self.raw(name, format!("{{\"code\":\"{a}\",\"message\":\"{b}\"}}").as_bytes());
             }
             Kind::Iso => {
                 let before = i64_of(self.rng.below(3600));
@@ -362,6 +317,10 @@ impl Writer<'_> {
             Kind::Id => {
                 let id = self.rng.below(20_000_000_000);
                 self.number(name, id);
+            }
+            Kind::Protocol => self.text(name, if is_ssh(ts) { "ssh" } else { "http" }),
+            Kind::Small if name == "transport_protocol" => {
+                self.number(name, 1 + u64::from(is_ssh(ts)));
             }
             Kind::Small => {
                 let small = self.rng.below(60);
@@ -391,18 +350,11 @@ impl Writer<'_> {
             Kind::Visibility => {
                 self.text(
                     name,
-                    ["private", "internal", "public"]
-                        .get(login.len() % 3)
-                        .unwrap_or(&""),
+                    ["private", "internal", "public"].get(login.len() % 3).unwrap_or(&""),
                 );
             }
             Kind::Permission => {
-                self.text(
-                    name,
-                    ["read", "write", "admin"]
-                        .get(login.len() % 3)
-                        .unwrap_or(&""),
-                );
+                self.text(name, ["read", "write", "admin"].get(login.len() % 3).unwrap_or(&""));
             }
             Kind::Fingerprint => {
                 let print = self.base64(32);
@@ -424,14 +376,12 @@ impl Writer<'_> {
                     number >> 16
                 ),
             ),
-            Kind::Protocol => self.text(name, if number % 3 == 0 { "ssh" } else { "http" }),
             Kind::WorkflowRef => self.text(
                 name,
-                &format!(
-                    "{}/{word}/.github/workflows/{other}.yml@refs/heads/main",
-                    self.who.slug
-                ),
+                &format!("{}/{word}/.github/workflows/{other}.yml@refs/heads/main", self.who.slug),
             ),
+            _ if name == "conclusion" => self.text(name, self.rng.clone().pick(&CONCLUSIONS)),
+            _ if name == "event" => self.text(name, self.rng.clone().pick(&EVENTS)),
             _ => self.text(name, &format!("{word}-{other}")),
         }
     }
@@ -502,6 +452,11 @@ impl Writer<'_> {
     }
 }
 
+/// Number and name of a Git event's protocol have to agree.
+fn is_ssh(ts: i64) -> bool {
+    ts.rem_euclid(3) == 0
+}
+
 /// Writing into memory cannot fail.
 fn written(result: std::io::Result<()>) {
     drop(result);
@@ -519,10 +474,7 @@ mod tests {
     use super::*;
 
     fn lane(lane: Lane, faults: &Faults) -> LaneLog {
-        let traffic = Traffic {
-            history_entries: 20_000,
-            ..Traffic::default()
-        };
+        let traffic = Traffic { history_entries: 20_000, ..Traffic::default() };
         LaneLog::new(3, "acme", lane, 1_750_000_000_000, &traffic, faults)
     }
 
@@ -566,19 +518,11 @@ mod tests {
         let text = |body: Vec<u8>| String::from_utf8(body).unwrap();
         assert!(std::str::from_utf8(&shaped("invalid_utf8")).is_err());
         for name in ["lone_surrogate", "huge_number", "deep_nesting"] {
-            assert!(
-                serde_json::from_slice::<serde_json::Value>(&shaped(name)).is_err(),
-                "{name}"
-            );
+            assert!(serde_json::from_slice::<serde_json::Value>(&shaped(name)).is_err(), "{name}");
         }
         assert!(text(shaped("big_integer")).contains("9223372036854775809"));
         assert!(text(shaped("array_org")).contains("\"org\":[\""));
-        assert_eq!(
-            text(shaped("duplicate_members"))
-                .matches("\"_document_id\":")
-                .count(),
-            2
-        );
+        assert_eq!(text(shaped("duplicate_members")).matches("\"_document_id\":").count(), 2);
         assert!(shaped("huge_entry").len() > 1 << 20);
         let uncuttable = text(shaped("uncuttable"));
         assert!(uncuttable.matches('{').count() > uncuttable.matches('}').count());
@@ -590,10 +534,7 @@ mod tests {
             ("missing_org", "org"),
             ("missing_action", "action"),
         ] {
-            assert!(
-                !text(shaped(name)).contains(&format!("\"{member}\":")),
-                "{name}"
-            );
+            assert!(!text(shaped(name)).contains(&format!("\"{member}\":")), "{name}");
         }
     }
 }

@@ -104,17 +104,12 @@ impl Actions {
     pub(crate) fn pick(&self, draw: u64) -> Option<&Action> {
         let total = self.0.last()?.weight_end;
         let place = draw.checked_rem(total)?;
-        self.0
-            .get(self.0.partition_point(|action| action.weight_end <= place))
+        self.0.get(self.0.partition_point(|action| action.weight_end <= place))
     }
 
     fn push(&mut self, name: &'static str, weight: u64, fields: Vec<(&'static str, Kind)>) {
         let before = self.0.last().map_or(0, |action| action.weight_end);
-        self.0.push(Action {
-            name,
-            fields,
-            weight_end: before + weight,
-        });
+        self.0.push(Action { name, fields, weight_end: before + weight });
     }
 }
 
@@ -133,23 +128,14 @@ fn parse() -> (Actions, Actions) {
     let mut fields = Vec::new();
     for line in ACTIONS.lines() {
         let mut columns = line.split('\t');
-        match (
-            columns.next(),
-            columns.next(),
-            columns.next(),
-            columns.next(),
-        ) {
+        match (columns.next(), columns.next(), columns.next(), columns.next()) {
             (Some("F"), Some(name), Some(kind), None) => fields.push((name, Kind::of(kind))),
             (Some("A"), Some(name), Some(weight), Some(numbers)) => {
                 let own = numbers
                     .split(',')
                     .filter_map(|number| fields.get(number.parse::<usize>().ok()?).copied())
                     .collect();
-                let lane = if name.starts_with("git.") {
-                    &mut git
-                } else {
-                    &mut web
-                };
+                let lane = if name.starts_with("git.") { &mut git } else { &mut web };
                 lane.push(name, weight.parse().unwrap_or(1), own);
             }
             _ => {}
@@ -164,22 +150,11 @@ mod tests {
 
     #[test]
     fn every_line_of_the_data_is_read() {
-        let lines = ACTIONS
-            .lines()
-            .filter(|line| line.starts_with("A\t"))
-            .count();
+        let lines = ACTIONS.lines().filter(|line| line.starts_with("A\t")).count();
         let read = actions(Lane::Web).0.len() + actions(Lane::Git).0.len();
         assert_eq!((lines, actions(Lane::Git).0.len()), (read, 3));
-        let create = actions(Lane::Web)
-            .0
-            .iter()
-            .find(|a| a.name == "pull_request.create")
-            .unwrap();
-        assert!(
-            create
-                .fields
-                .contains(&("pull_request_title", Kind::Sentence))
-        );
+        let create = actions(Lane::Web).0.iter().find(|a| a.name == "pull_request.create").unwrap();
+        assert!(create.fields.contains(&("pull_request_title", Kind::Sentence)));
     }
 
     #[test]

@@ -108,11 +108,7 @@ fn entity(text: &str) -> Result<(EntityKind, String), String> {
 impl SimArgs {
     /// The configuration that the arguments say.
     pub fn config(&self) -> Result<SimConfig, SimError> {
-        let mut faults = if self.nasty {
-            Faults::nasty()
-        } else {
-            Faults::default()
-        };
+        let mut faults = if self.nasty { Faults::nasty() } else { Faults::default() };
         for assignment in &self.fault {
             let (name, value) = assignment
                 .split_once('=')
@@ -120,9 +116,7 @@ impl SimArgs {
             faults.set(name.trim(), value.trim())?;
         }
         let clock = SimClock::default();
-        let start_ms = self
-            .start
-            .map_or(clock.start_ms, jiff::Timestamp::as_millisecond);
+        let start_ms = self.start.map_or(clock.start_ms, jiff::Timestamp::as_millisecond);
         let kept = |days: u32| (days > 0).then(|| i64::from(days) * DAY_S);
         let traffic = |history_entries, live_per_second, days| Traffic {
             history_entries,
@@ -139,10 +133,7 @@ impl SimArgs {
         Ok(SimConfig {
             seed: self.seed,
             entities: entities.collect(),
-            clock: SimClock {
-                start_ms,
-                speed: self.speed,
-            },
+            clock: SimClock { start_ms, speed: self.speed },
             token: self.token.clone(),
             rate_limit_per_hour: self.rate_limit,
             tls: self.tls_ca.is_some(),
@@ -159,10 +150,7 @@ impl SimArgs {
 /// Runs `ghauditd sim` until Ctrl-C or SIGTERM.
 pub async fn run(args: SimArgs) -> Result<(), SimError> {
     let config = args.config()?;
-    serve(&args, config).await.map_err(|error| SimError::Io {
-        address: args.listen,
-        error,
-    })
+    serve(&args, config).await.map_err(|error| SimError::Io { address: args.listen, error })
 }
 
 async fn serve(args: &SimArgs, config: SimConfig) -> io::Result<()> {
@@ -231,34 +219,15 @@ mod tests {
             "late=0.5",
         ]);
         let config = args.config().unwrap();
-        let [entity] = config.entities.as_slice() else {
-            panic!("one entity")
-        };
-        assert_eq!(
-            (entity.kind, entity.slug.as_str()),
-            (EntityKind::Organization, "octo")
-        );
-        assert_eq!(
-            (entity.git.retention_s, entity.web.retention_s),
-            (None, Some(180 * DAY_S))
-        );
-        assert_eq!(
-            config.faults,
-            Faults {
-                late: 0.5,
-                ..Faults::nasty()
-            }
-        );
+        let [entity] = config.entities.as_slice() else { panic!("one entity") };
+        assert_eq!((entity.kind, entity.slug.as_str()), (EntityKind::Organization, "octo"));
+        assert_eq!((entity.git.retention_s, entity.web.retention_s), (None, Some(180 * DAY_S)));
+        assert_eq!(config.faults, Faults { late: 0.5, ..Faults::nasty() });
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_its_remedy() {
-        let refused = |fault: &str| {
-            parsed(&["--fault", fault])
-                .config()
-                .unwrap_err()
-                .to_string()
-        };
+        let refused = |fault: &str| parsed(&["--fault", fault]).config().unwrap_err().to_string();
         assert!(refused("lat=1").contains("--list-faults"));
         assert!(refused("late").contains("NAME=VALUE"));
         assert!(Program::try_parse_from(["sim", "--entity", "user:x"]).is_err());

@@ -21,9 +21,14 @@ pub struct SimConfig {
     pub token: String,
     /// Further accepted tokens, each with a budget of its own.
     pub further_tokens: Vec<SimToken>,
-    /// Requests per simulated hour for each token and entity; 0: no limit and, as on GHES, no headers that tell it.
+    /// Requests per window (a simulated hour) for each token and entity; 0: no limit and, as on GHES, no headers that tell it.
     /// GitHub's own figure is 1,750.
     pub rate_limit_per_hour: u64,
+    /// Length of the window that the limit is for, simulated seconds. GitHub's is an hour; it once announced 15 requests
+    /// a minute, and may do so again.
+    pub rate_limit_window_s: u64,
+    /// `(A, B)`: entity A shows the very entries of entity B, as an enterprise and its organizations do.
+    pub mirrors: Vec<(String, String)>,
     /// Whether HTTPS is spoken (HTTP/1.1 and HTTP/2 by ALPN), with a certificate authority made at start.
     pub tls: bool,
     /// Where to listen; port 0 finds a free one.
@@ -51,6 +56,8 @@ impl Default for SimConfig {
             token: "simulated-token".to_owned(),
             further_tokens: Vec::new(),
             rate_limit_per_hour: 0,
+            rate_limit_window_s: 3_600,
+            mirrors: Vec::new(),
             tls: false,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             base_path: String::new(),
@@ -90,16 +97,8 @@ impl SimEntity {
         Self {
             kind,
             slug: slug.to_owned(),
-            web: Traffic {
-                history_entries: 2_000,
-                live_per_second: 1.0,
-                ..Traffic::web()
-            },
-            git: Traffic {
-                history_entries: 1_000,
-                live_per_second: 1.0,
-                ..Traffic::git()
-            },
+            web: Traffic { history_entries: 2_000, live_per_second: 1.0, ..Traffic::web() },
+            git: Traffic { history_entries: 1_000, live_per_second: 1.0, ..Traffic::git() },
         }
     }
 
@@ -131,18 +130,12 @@ pub struct Traffic {
 impl Traffic {
     /// None yet, kept 180 days.
     pub fn web() -> Self {
-        Self {
-            retention_s: Some(180 * DAY_S),
-            ..Self::default()
-        }
+        Self { retention_s: Some(180 * DAY_S), ..Self::default() }
     }
 
     /// None yet, kept 7 days.
     pub fn git() -> Self {
-        Self {
-            retention_s: Some(7 * DAY_S),
-            ..Self::default()
-        }
+        Self { retention_s: Some(7 * DAY_S), ..Self::default() }
     }
 }
 
@@ -158,9 +151,6 @@ pub struct SimClock {
 impl Default for SimClock {
     /// Real time.
     fn default() -> Self {
-        Self {
-            start_ms: crate::time::wall_ms(),
-            speed: 1.0,
-        }
+        Self { start_ms: crate::time::wall_ms(), speed: 1.0 }
     }
 }

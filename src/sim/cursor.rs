@@ -1,4 +1,4 @@
-//! GitHub's cursor: base64 of `<epoch milliseconds in e-notation>|<document id>` (facts 1.5).
+//! GitHub's cursor: base64 of `<epoch milliseconds in e-notation>|<document id>`.
 
 use super::timeline::{Id, Key};
 use base64::Engine as _;
@@ -15,10 +15,7 @@ pub(crate) struct Place {
 
 impl From<Key> for Place {
     fn from(key: Key) -> Self {
-        Self {
-            ts: key.ts,
-            id: key.id,
-        }
+        Self { ts: key.ts, id: key.id }
     }
 }
 
@@ -53,10 +50,7 @@ impl Place {
     pub(crate) fn decode(cursor: &str) -> Option<Self> {
         let text = String::from_utf8(STANDARD.decode(cursor).ok()?).ok()?;
         let (ms, id) = text.split_once('|')?;
-        Some(Self {
-            ts: from_e_notation(ms)?,
-            id: id.as_bytes().try_into().ok()?,
-        })
+        Some(Self { ts: from_e_notation(ms)?, id: id.as_bytes().try_into().ok()? })
     }
 }
 
@@ -74,10 +68,7 @@ mod tests {
         }
         let place =
             Place::decode("MS42NjQzODMzNTk5MjdlKzEyfDloQzBxdURzaFdVbVlLWjkxRU9mNXc=").unwrap();
-        assert_eq!(
-            (place.ts, &place.id),
-            (1_664_383_359_927, b"9hC0quDshWUmYKZ91EOf5w")
-        );
+        assert_eq!((place.ts, &place.id), (1_664_383_359_927, b"9hC0quDshWUmYKZ91EOf5w"));
     }
 
     #[test]

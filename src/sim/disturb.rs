@@ -5,8 +5,8 @@ use super::faults::Faults;
 use super::inject::{Cut, Plan, Reply};
 use super::rng::{u64_of, usize_of};
 use bytes::Bytes;
-use flate2::Compression;
 use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress};
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use std::io::Write as _;
@@ -42,18 +42,10 @@ pub(crate) fn body(
             if cut != Cut::Chunks {
                 answer.header("content-length", bytes.to_string());
             }
-            let last = if cut == Cut::Reset {
-                Step::Reset
-            } else {
-                Step::Break
-            };
+            let last = if cut == Cut::Reset { Step::Reset } else { Step::Break };
             let half = body.slice(..bytes / 2);
             // the wait lets the first half leave before the connection ends
-            vec![
-                Step::Data(half),
-                Step::Sleep(Duration::from_millis(15)),
-                last,
-            ]
+            vec![Step::Data(half), Step::Sleep(Duration::from_millis(15)), last]
         }
         _ if plan.drip => drops(&body, faults),
         _ => vec![Step::Data(body)],
@@ -94,29 +86,21 @@ pub(crate) fn reply(reply: Reply, slug: &str, faults: &Faults) -> Answer {
     match reply {
         Reply::ServerError(status) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-            Answer::new(
-                status,
-                "text/html",
-                "<html><body><h1>Unicorn!</h1></body></html>",
-            )
+            Answer::new(status, "text/html", "<html><body><h1>Unicorn!</h1></body></html>")
         }
         Reply::Html => Answer::new(
             StatusCode::OK,
             "text/html; charset=utf-8",
             "<!DOCTYPE html><html><head><title>Sign in</title></head><body>[proxy]</body></html>",
         ),
-        Reply::Object => Answer::message(
-            StatusCode::OK,
-            "Something went wrong, but not with the status.",
-            DOCS,
-        ),
+        Reply::Object => {
+            Answer::message(StatusCode::OK, "Something went wrong, but not with the status.", DOCS)
+        }
         Reply::Unauthorized => Answer::message(StatusCode::UNAUTHORIZED, "Bad credentials", DOCS),
         Reply::NotFound => Answer::message(StatusCode::NOT_FOUND, "Not Found", DOCS),
-        Reply::Forbidden => Answer::message(
-            StatusCode::FORBIDDEN,
-            "Must have admin rights to Repository.",
-            DOCS,
-        ),
+        Reply::Forbidden => {
+            Answer::message(StatusCode::FORBIDDEN, "Must have admin rights to Repository.", DOCS)
+        }
         Reply::Sso => {
             let mut answer = Answer::message(
                 StatusCode::FORBIDDEN,
@@ -138,25 +122,34 @@ pub(crate) fn reply(reply: Reply, slug: &str, faults: &Faults) -> Answer {
     }
 }
 
-/// `[`, then spaces for ever, in gzip members of 1 MiB each that are the same bytes.
+/// `[`, then spaces: one gzip stream whose pieces of 1 MiB are the same few bytes, as each piece begins anew.
 fn bomb(bytes: u64) -> Answer {
-    const MEMBER: usize = 1 << 20;
-    let mut answer = Answer::new(
-        StatusCode::OK,
-        "application/json; charset=utf-8",
-        Bytes::new(),
-    );
+    const PIECE: usize = 1 << 20;
+    let mut answer = Answer::new(StatusCode::OK, "application/json; charset=utf-8", Bytes::new());
     answer.header("content-encoding", "gzip");
-    let (Some(open), Some(spaces)) = (compressed(b"["), compressed(&vec![b' '; MEMBER])) else {
-        return answer;
-    };
-    let spaces = Bytes::from(spaces);
-    let members = usize_of(bytes / u64_of(MEMBER)).max(1);
-    let filler = std::iter::repeat_n(Step::Data(spaces), members);
-    answer.steps = std::iter::once(Step::Data(open.into()))
-        .chain(filler)
-        .collect();
+    let pieces = (bytes / u64_of(PIECE)).max(1);
+    let (open, spaces) = (deflated(b"["), deflated(&vec![b' '; PIECE]));
+    let (mut crc, mut piece) = (Crc::new(), Crc::new());
+    crc.update(b"[");
+    piece.update(&vec![b' '; PIECE]);
+    (0..pieces).for_each(|_| crc.combine(&piece));
+    let mut end = vec![0x01, 0x00, 0x00, 0xff, 0xff];
+    end.extend_from_slice(&crc.sum().to_le_bytes());
+    end.extend_from_slice(&crc.amount().to_le_bytes());
+    let header = Bytes::from_static(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff]);
+    let filler = std::iter::repeat_n(Step::Data(spaces), usize_of(pieces));
+    let begin = [Step::Data(header), Step::Data(open)];
+    answer.steps = begin.into_iter().chain(filler).chain([Step::Data(end.into())]).collect();
     answer
+}
+
+/// A piece of a deflate stream that refers to nothing before it.
+fn deflated(bytes: &[u8]) -> Bytes {
+    let mut deflate = Compress::new(Compression::fast(), false);
+    let mut out = Vec::with_capacity(1 << 16);
+    // a megabyte of spaces is some kilobytes: the buffer holds it
+    drop(deflate.compress_vec(bytes, &mut out, FlushCompress::Full));
+    out.into()
 }
 
 fn huge_headers(bytes: u64) -> Answer {

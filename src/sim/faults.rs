@@ -94,7 +94,7 @@ macro_rules! faults {
 }
 
 faults! {
-    /// Entry: indexed late, behind cursors that have passed its time (facts 5.1, 5.2).
+    /// Entry: indexed late, behind cursors that have passed its time.
     late: f64 = 0.0;
     /// Entry: least lateness, simulated seconds.
     late_min_s: u64 = 5;
@@ -102,15 +102,15 @@ faults! {
     late_max_s: u64 = 300;
     /// Entry: `created_at` of a late entry is when it was indexed, not when it occurred.
     late_created_at: bool = false;
-    /// Entry: its body changes some time after it was first visible, under the same id (facts 5.8).
+    /// Entry: its body changes some time after it was first visible, under the same id.
     revised: f64 = 0.0;
     /// Entry: how long after becoming visible, simulated seconds (up to half as much again).
     revised_after_s: u64 = 60;
     /// Entry: so many simulated seconds after the start `actor_ip` appears on all entries, new and existing; 0: never.
     ip_disclosed_after_s: u64 = 0;
-    /// Entry: carries the id of an earlier, different entry (facts 1.7).
+    /// Entry: carries the id of an earlier, different entry.
     reused_id: f64 = 0.0;
-    /// Entry: no `created_at` (facts 5.5).
+    /// Entry: no `created_at`.
     missing_created_at: f64 = 0.0;
     /// Entry: no `@timestamp`.
     missing_timestamp: f64 = 0.0;
@@ -126,9 +126,9 @@ faults! {
     missing_action: f64 = 0.0;
     /// Entry: id, times, action, actor and org are of other types than documented.
     wrong_types: f64 = 0.0;
-    /// Entry: actor, user and identity are empty strings (facts 5.5).
+    /// Entry: actor, user and identity are empty strings.
     empty_strings: f64 = 0.0;
-    /// Entry: `org` and `org_id` are arrays (facts 1.7).
+    /// Entry: `org` and `org_id` are arrays.
     array_org: f64 = 0.0;
     /// Entry: bytes in a string that are not UTF-8.
     invalid_utf8: f64 = 0.0;
@@ -157,18 +157,20 @@ faults! {
 
     /// World: `created:` filters by `created_at`, not by `@timestamp`.
     created_filters_created_at: bool = false;
-    /// World: Git events come newest first although `order=asc` is asked for (facts 5.6).
+    /// World: Git events come newest first although `order=asc` is asked for.
     git_newest_first: bool = false;
     /// World: the rows within a page are in no order.
     unsorted_pages: bool = false;
-    /// World: links count pages (`page=`) in place of cursors (facts 1.3).
+    /// World: links count pages (`page=`) in place of cursors.
     page_links: bool = false;
-    /// World: the last page has a `next` link too, to where later entries will come. GitHub gives none (facts 1.5).
+    /// World: the last page has a `next` link too, to where later entries will come. GitHub gives none.
     tail_cursor: bool = false;
     /// World: a malformed `created:` is ignored, not answered with 422.
     bad_phrase_ignored: bool = false;
     /// World: limits are answered with 429, not 403.
     limits_429: bool = false;
+    /// World: a 304 is not counted against the limit.
+    not_modified_is_free: bool = false;
     /// World: every last page has a `next` link to itself: the chain never ends.
     endless_next: bool = false;
 
@@ -281,6 +283,11 @@ impl Faults {
         }
     }
 
+    /// [`Faults::nasty`] without what only a reader that sweeps can find: late entries and revisions.
+    pub fn nasty_read_once() -> Self {
+        Self { late: 0.0, revised: 0.0, ..Self::nasty() }
+    }
+
     /// The faults of [`Faults::nasty`] that strike requests, over a log of plain entries.
     pub fn nasty_requests() -> Self {
         Self {
@@ -319,14 +326,8 @@ mod tests {
         faults.set("late", "0.25").unwrap();
         faults.set("page_links", "true").unwrap();
         faults.set("burst", "5000").unwrap();
-        assert_eq!(
-            (faults.late, faults.page_links, faults.burst),
-            (0.25, true, 5000)
-        );
-        assert!(matches!(
-            faults.set("lat", "1"),
-            Err(FaultError::Unknown(_))
-        ));
+        assert_eq!((faults.late, faults.page_links, faults.burst), (0.25, true, 5000));
+        assert!(matches!(faults.set("lat", "1"), Err(FaultError::Unknown(_))));
         let refused = faults.set("late", "2").unwrap_err();
         assert_eq!(
             refused.to_string(),

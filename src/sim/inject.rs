@@ -124,46 +124,20 @@ fn reply(
         ("forbidden", faults.forbidden, Reply::Forbidden),
         ("sso", faults.sso, Reply::Sso),
         ("not_found", faults.not_found, Reply::NotFound),
-        (
-            "reset_before_headers",
-            faults.reset_before_headers,
-            Reply::Reset,
-        ),
-        (
-            "server_error",
-            faults.server_error,
-            Reply::ServerError(pick([500, 502, 503])),
-        ),
+        ("reset_before_headers", faults.reset_before_headers, Reply::Reset),
+        ("server_error", faults.server_error, Reply::ServerError(pick([500, 502, 503]))),
         ("html", faults.html, Reply::Html),
         ("object", faults.object, Reply::Object),
-        (
-            "redirect",
-            faults.redirect,
-            Reply::Redirect(pick([301, 302, 307])),
-        ),
-        (
-            "redirect_elsewhere",
-            faults.redirect_elsewhere,
-            Reply::RedirectElsewhere,
-        ),
+        ("redirect", faults.redirect, Reply::Redirect(pick([301, 302, 307]))),
+        ("redirect_elsewhere", faults.redirect_elsewhere, Reply::RedirectElsewhere),
         ("bomb", faults.bomb, Reply::Bomb),
         ("huge_headers", faults.huge_headers, Reply::HugeHeaders),
         ("primary_limit", faults.primary_limit, Reply::PrimaryLimit),
-        (
-            "secondary_limit",
-            faults.secondary_limit,
-            Reply::SecondaryLimit,
-        ),
-        (
-            "secondary_message",
-            faults.secondary_message,
-            Reply::SecondaryMessage,
-        ),
+        ("secondary_limit", faults.secondary_limit, Reply::SecondaryLimit),
+        ("secondary_message", faults.secondary_message, Reply::SecondaryMessage),
         ("lost_cursor", faults.lost_cursor, Reply::LostCursor),
     ];
-    each.into_iter()
-        .find(|(name, rate, _)| strikes(name, *rate))
-        .map(|(_, _, reply)| reply)
+    each.into_iter().find(|(name, rate, _)| strikes(name, *rate)).map(|(_, _, reply)| reply)
 }
 
 fn cut(faults: &Faults, strikes: &mut impl FnMut(&'static str, f64) -> bool) -> Option<Cut> {
@@ -173,9 +147,7 @@ fn cut(faults: &Faults, strikes: &mut impl FnMut(&'static str, f64) -> bool) -> 
         ("truncated_chunks", faults.truncated_chunks, Cut::Chunks),
         ("truncated_json", faults.truncated_json, Cut::Json),
     ];
-    each.into_iter()
-        .find(|(name, rate, _)| strikes(name, *rate))
-        .map(|(_, _, cut)| cut)
+    each.into_iter().find(|(name, rate, _)| strikes(name, *rate)).map(|(_, _, cut)| cut)
 }
 
 fn rows(faults: &Faults, strikes: &mut impl FnMut(&'static str, f64) -> bool) -> Rows {
@@ -201,10 +173,7 @@ mod tests {
 
     #[test]
     fn a_certain_fault_always_strikes_and_a_plan_is_a_pure_function_of_its_draw() {
-        let faults = Faults {
-            server_error: 1.0,
-            ..Faults::nasty()
-        };
+        let faults = Faults { server_error: 1.0, ..Faults::nasty() };
         for draw in 0..100 {
             let plan = Plan::new(&faults, draw, true);
             assert!(plan.reply.is_some());
@@ -214,10 +183,7 @@ mod tests {
 
     #[test]
     fn a_wild_date_never_follows_another() {
-        let faults = Faults {
-            wild_date: 1.0,
-            ..Faults::default()
-        };
+        let faults = Faults { wild_date: 1.0, ..Faults::default() };
         assert_eq!(Plan::new(&faults, 1, true).date, Date::Wild);
         assert_eq!(Plan::new(&faults, 1, false).date, Date::True);
     }

@@ -47,53 +47,50 @@ pub(crate) fn entries(
     from_ms: Option<i64>,
     now: i64,
 ) -> impl Iterator<Item = JournalEntry> + '_ {
-    state
-        .entities
-        .iter()
-        .enumerate()
-        .flat_map(move |(number, entity)| {
-            Lane::ALL.into_iter().flat_map(move |lane| {
-                let log = entity.lane(lane);
-                (0..log.count_until(now))
-                    .chain(log.extras())
-                    .flat_map(move |index| {
-                        bodies(state, number, entity, lane, index, now).filter(move |body| {
-                            from_ms.is_none_or(|from| body.visible_at_ms > from)
-                        })
-                    })
-            })
-        })
+    let lanes = state.entities.iter().enumerate().flat_map(move |(number, entity)| {
+        Lane::ALL.map(|lane| Of { state, number, entity, lane, from_ms, now })
+    });
+    lanes.flat_map(|of| of.indexes().flat_map(move |index| of.bodies(index)))
 }
 
-fn bodies<'a>(
+/// One lane, and the span in which a body became visible.
+#[derive(Clone, Copy)]
+struct Of<'a> {
     state: &'a State,
     number: usize,
     entity: &'a EntityLog,
     lane: Lane,
-    index: u64,
+    from_ms: Option<i64>,
     now: i64,
-) -> impl Iterator<Item = JournalEntry> + 'a {
-    let variants = entity.lane(lane).variants(index, now);
-    let mut ends: Vec<_> = variants.iter().skip(1).map(|(at, _)| Some(*at)).collect();
-    ends.push(None);
-    variants
-        .into_iter()
-        .zip(ends)
-        .map(move |((visible_at_ms, variant), replaced_at_ms)| {
-            let served = state.was_served(number, lane, index, variant);
-            JournalEntry {
-                visible_at_ms,
-                replaced_at_ms,
-                served,
-                ..one(entity, lane, index, variant)
-            }
+}
+
+impl<'a> Of<'a> {
+    /// Indexes of which some may have changed.
+    fn indexes(self) -> impl Iterator<Item = u64> + 'a {
+        let log = self.entity.lane(self.lane);
+        let first = log.first_changed_after(self.from_ms, self.now);
+        (first..log.count_until(self.now)).chain(log.extras())
+    }
+
+    /// The bodies of one entry that became visible in the span.
+    fn bodies(self, index: u64) -> impl Iterator<Item = JournalEntry> + 'a {
+        let variants = self.entity.lane(self.lane).variants(index, self.now);
+        let mut ends: Vec<_> = variants.iter().skip(1).map(|(at, _)| Some(*at)).collect();
+        ends.push(None);
+        let spans = variants.into_iter().zip(ends);
+        let new = spans.filter(move |((at, _), _)| self.from_ms.is_none_or(|from| *at > from));
+        new.map(move |((visible_at_ms, variant), replaced_at_ms)| {
+            let served = self.state.was_served(self.number, self.lane, index, variant);
+            let entry = one(self.entity, self.lane, index, variant);
+            JournalEntry { visible_at_ms, replaced_at_ms, served, ..entry }
         })
+    }
 }
 
 fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalEntry {
     let log = entity.lane(lane);
     let mut bytes = Vec::with_capacity(1024);
-    body::write(&mut bytes, &entity.who, log, index, variant);
+    entity.write_variant(&mut bytes, lane, index, variant);
     let body = Bytes::from(bytes);
     JournalEntry {
         entity: entity.who.slug.clone(),
@@ -113,18 +110,11 @@ fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalE
 
 /// How many entries have been visible up to `now`.
 pub(crate) fn visible(state: &State, now: i64) -> u64 {
-    let lanes = state
-        .entities
-        .iter()
-        .flat_map(|entity| Lane::ALL.map(|lane| entity.lane(lane)));
+    let lanes = state.entities.iter().flat_map(|entity| Lane::ALL.map(|lane| entity.lane(lane)));
     lanes
         .map(|log| {
             let indexes = (0..log.count_until(now)).chain(log.extras());
-            super::rng::u64_of(
-                indexes
-                    .filter(|index| log.visible_at(*index) <= now)
-                    .count(),
-            )
+            super::rng::u64_of(indexes.filter(|index| log.visible_at(*index) <= now).count())
         })
         .sum()
 }

@@ -72,10 +72,7 @@ impl<A: Answerer> Connection<A> {
     /// Serves one connection to its end. How it ends is the client's matter.
     async fn run(self, tcp: TcpStream, tls: Option<TlsAcceptor>) {
         drop(tcp.set_nodelay(true));
-        let io = ConnectionIo {
-            tcp,
-            kill: Arc::clone(&self.kill),
-        };
+        let io = ConnectionIo { tcp, kill: Arc::clone(&self.kill) };
         let Some(tls) = tls else {
             self.http1(io).await;
             return;
@@ -91,10 +88,7 @@ impl<A: Answerer> Connection<A> {
     async fn http1(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let service = hyper::service::service_fn(|request| self.respond(request));
         let mut http = hyper::server::conn::http1::Builder::new();
-        let served = http
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(io), service)
-            .await;
+        let served = http.auto_date_header(false).serve_connection(TokioIo::new(io), service).await;
         drop(served);
     }
 
@@ -106,10 +100,7 @@ impl<A: Answerer> Connection<A> {
             async move { this.respond(request).await }
         });
         let mut http = hyper::server::conn::http2::Builder::new(tasks);
-        let served = http
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(io), service)
-            .await;
+        let served = http.auto_date_header(false).serve_connection(TokioIo::new(io), service).await;
         drop(served);
     }
 
@@ -152,11 +143,7 @@ struct ConnectionIo {
 impl ConnectionIo {
     fn alive(&self) -> io::Result<()> {
         let killed = self.kill.load(Ordering::Relaxed);
-        if killed {
-            Err(io::ErrorKind::ConnectionReset.into())
-        } else {
-            Ok(())
-        }
+        if killed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 

@@ -7,7 +7,7 @@ use super::faults::Faults;
 use super::phrase::Window;
 use super::query::Query;
 use super::rng::{mix, u64_of, usize_of};
-use super::timeline::{Key, LaneLog};
+use super::timeline::{Key, LaneLog, Variant};
 use crate::audit::Lane;
 
 /// One entity.
@@ -15,6 +15,8 @@ use crate::audit::Lane;
 pub(crate) struct EntityLog {
     /// Who it is.
     pub(crate) who: Who,
+    /// Who the entries are of: mostly the same.
+    shown: Who,
     /// Entries of `include=web`.
     pub(crate) web: LaneLog,
     /// Entries of `include=git`.
@@ -49,20 +51,20 @@ pub(crate) struct World {
 }
 
 impl EntityLog {
-    /// The log of an entity.
-    pub(crate) fn new(seed: u64, entity: &SimEntity, clock: SimClock, faults: &Faults) -> Self {
+    /// The log of an entity that shows the entries of `shown`.
+    pub(crate) fn new(
+        seed: u64,
+        entity: &SimEntity,
+        shown: &SimEntity,
+        clock: SimClock,
+        faults: &Faults,
+    ) -> Self {
         let lane = |lane| {
-            LaneLog::new(
-                seed,
-                &entity.slug,
-                lane,
-                clock.start_ms,
-                entity.traffic(lane),
-                faults,
-            )
+            LaneLog::new(seed, &shown.slug, lane, clock.start_ms, shown.traffic(lane), faults)
         };
         Self {
             who: Who::new(seed, entity.kind, &entity.slug),
+            shown: Who::new(seed, shown.kind, &shown.slug),
             web: lane(Lane::Web),
             git: lane(Lane::Git),
         }
@@ -76,10 +78,20 @@ impl EntityLog {
         }
     }
 
+    /// Appends a body of an entry.
+    pub(crate) fn write_variant(
+        &self,
+        out: &mut Vec<u8>,
+        lane: Lane,
+        index: u64,
+        variant: Variant,
+    ) {
+        body::write(out, &self.shown, self.lane(lane), index, variant);
+    }
+
     /// Appends the body of a row as it is at `now`.
     pub(crate) fn write_body(&self, out: &mut Vec<u8>, lane: Lane, index: u64, now: i64) {
-        let log = self.lane(lane);
-        body::write(out, &self.who, log, index, log.variant(index, now));
+        self.write_variant(out, lane, index, self.lane(lane).variant(index, now));
     }
 
     /// Whether rows come newest first.
@@ -92,34 +104,20 @@ impl EntityLog {
         let descending = Self::descends(query, world);
         if let Some(before) = query.before.filter(|_| query.after.is_none()) {
             // the last rows ahead of `before`: walked backwards, then turned
-            let bounds = Bounds {
-                after: Some(before),
-                before: None,
-                descending: !descending,
-            };
+            let bounds = Bounds { after: Some(before), before: None, descending: !descending };
             let rows = self.rows(query, world, now, bounds);
             let mut rows: Vec<_> = rows.take(query.per_page).collect();
             rows.reverse();
-            return Selection {
-                more: !rows.is_empty(),
-                rows,
-            };
+            return Selection { more: !rows.is_empty(), rows };
         }
-        let bounds = Bounds {
-            after: query.after,
-            before: query.before,
-            descending,
-        };
+        let bounds = Bounds { after: query.after, before: query.before, descending };
         let skip = match query.page {
             Some(page) => usize_of(page - 1).saturating_mul(query.per_page),
             None => 0,
         };
         let mut found = self.rows(query, world, now, bounds).skip(skip);
         let rows = found.by_ref().take(query.per_page).collect();
-        Selection {
-            rows,
-            more: found.next().is_some(),
-        }
+        Selection { rows, more: found.next().is_some() }
     }
 
     /// All rows of a query at `now`, in order.
@@ -133,19 +131,12 @@ impl EntityLog {
         let mut lanes: Vec<_> = query
             .lanes
             .iter()
-            .map(|lane| {
-                self.lane_rows(*lane, query.window, world, now, bounds)
-                    .peekable()
-            })
+            .map(|lane| self.lane_rows(*lane, query.window, world, now, bounds).peekable())
             .collect();
         std::iter::from_fn(move || {
             let heads = lanes.iter_mut().enumerate();
             let heads = heads.filter_map(|(n, lane)| lane.peek().map(|row| (*row, n)));
-            let (_, n) = if bounds.descending {
-                heads.max()
-            } else {
-                heads.min()
-            }?;
+            let (_, n) = if bounds.descending { heads.max() } else { heads.min() }?;
             lanes.get_mut(n)?.next()
         })
     }
@@ -163,19 +154,12 @@ impl EntityLog {
         if world.filters_created_at {
             from = from.saturating_sub(log.created_at_later_max());
         }
-        from = from.max(
-            log.retention_ms
-                .map_or(i64::MIN, |kept| now.saturating_sub(kept)),
-        );
+        from = from.max(log.retention_ms.map_or(i64::MIN, |kept| now.saturating_sub(kept)));
         if to < from {
             to = from.saturating_sub(1);
         }
         let inside = move |key: &Key| {
-            let at = if world.filters_created_at {
-                log.created_at(key.index)
-            } else {
-                key.ts
-            };
+            let at = if world.filters_created_at { log.created_at(key.index) } else { key.ts };
             (window.from_ms..=window.to_ms).contains(&at)
         };
         log.walk(from, to, now, bounds.descending)
@@ -200,11 +184,7 @@ impl Bounds {
     }
 
     fn low_high(&self) -> (Option<Place>, Option<Place>) {
-        if self.descending {
-            (self.before, self.after)
-        } else {
-            (self.after, self.before)
-        }
+        if self.descending { (self.before, self.after) } else { (self.after, self.before) }
     }
 
     fn times(&self, window: Window) -> (i64, i64) {
@@ -245,15 +225,7 @@ mod tests {
             web: traffic(2_345, Traffic::web()),
             git: traffic(1_234, Traffic::git()),
         };
-        EntityLog::new(
-            7,
-            &entity,
-            SimClock {
-                start_ms: START_MS,
-                speed: 1.0,
-            },
-            faults,
-        )
+        EntityLog::new(7, &entity, &entity, SimClock { start_ms: START_MS, speed: 1.0 }, faults)
     }
 
     /// All rows of a query, page by page.
@@ -272,11 +244,7 @@ mod tests {
     }
 
     fn nasty() -> Faults {
-        Faults {
-            late_max_s: 3_600,
-            tie_every: 400,
-            ..Faults::nasty()
-        }
+        Faults { late_max_s: 3_600, tie_every: 400, ..Faults::nasty() }
     }
 
     const FROM_2020: &str = "phrase=created:%3E%3D2020-01-01";
@@ -284,11 +252,9 @@ mod tests {
     #[test]
     fn paging_shows_each_visible_entry_once_in_either_order() {
         let (log, now) = (log(&nasty()), START_MS + 60_000);
-        for (include, lanes) in [
-            ("web", vec![Lane::Web]),
-            ("git", vec![Lane::Git]),
-            ("all", Lane::ALL.to_vec()),
-        ] {
+        for (include, lanes) in
+            [("web", vec![Lane::Web]), ("git", vec![Lane::Git]), ("all", Lane::ALL.to_vec())]
+        {
             let visible: BTreeSet<_> = lanes
                 .iter()
                 .flat_map(|lane| {
@@ -303,10 +269,8 @@ mod tests {
                 let text = format!("{FROM_2020}&include={include}&order={order}&per_page=97");
                 let rows = paged(&log, &text, World::default(), now);
                 let seen: BTreeSet<_> = rows.iter().map(|row| (row.lane, row.key.index)).collect();
-                let missing: Vec<_> = visible
-                    .difference(&seen)
-                    .map(|(l, i)| (*l, *i, log.lane(*l).ts(*i)))
-                    .collect();
+                let missing: Vec<_> =
+                    visible.difference(&seen).map(|(l, i)| (*l, *i, log.lane(*l).ts(*i))).collect();
                 assert_eq!(missing, [], "{text}");
                 assert_eq!(rows.len(), visible.len(), "{text}");
                 assert!(rows.is_sorted_by(|a, b| if order == "asc" { a < b } else { a > b }));
@@ -317,22 +281,13 @@ mod tests {
     #[test]
     fn slices_of_time_make_up_the_whole() {
         let (log, now) = (log(&nasty()), START_MS + 60_000);
-        for world in [
-            World::default(),
-            World {
-                filters_created_at: true,
-                git_newest_first: true,
-            },
-        ] {
+        for world in [World::default(), World { filters_created_at: true, git_newest_first: true }]
+        {
             let mut count = 0;
             let mut day = START_MS / 86_400_000 - 200;
             while day < START_MS / 86_400_000 + 2 {
                 let date = |day: i64| {
-                    crate::time::rfc3339_s(day * DAY_S)
-                        .split('T')
-                        .next()
-                        .unwrap()
-                        .to_owned()
+                    crate::time::rfc3339_s(day * DAY_S).split('T').next().unwrap().to_owned()
                 };
                 let text = format!(
                     "phrase=created:{}..{}&include=all&order=asc",
@@ -360,10 +315,8 @@ mod tests {
         let other = EntityLog::new(
             7,
             &other,
-            SimClock {
-                start_ms: START_MS,
-                speed: 1.0,
-            },
+            &other,
+            SimClock { start_ms: START_MS, speed: 1.0 },
             &nasty(),
         );
         assert_ne!(bytes(&log(&nasty())), bytes(&other));
@@ -371,16 +324,8 @@ mod tests {
 
     #[test]
     fn git_comes_newest_first_where_the_world_is_so() {
-        let world = World {
-            git_newest_first: true,
-            ..World::default()
-        };
-        let rows = paged(
-            &log(&Faults::default()),
-            "include=git&order=asc",
-            world,
-            START_MS,
-        );
+        let world = World { git_newest_first: true, ..World::default() };
+        let rows = paged(&log(&Faults::default()), "include=git&order=asc", world, START_MS);
         assert!(rows.len() > 1000 && rows.is_sorted_by(|a, b| a > b));
     }
 
@@ -394,38 +339,24 @@ mod tests {
         let second = log.select(&query, World::default(), START_MS);
         query.before = second.rows.first().map(|row| row.key.into());
         query.after = None;
-        assert_eq!(
-            log.select(&query, World::default(), START_MS).rows,
-            first.rows
-        );
+        assert_eq!(log.select(&query, World::default(), START_MS).rows, first.rows);
     }
 
     #[test]
     fn entries_leave_when_their_retention_ends_and_late_ones_come_behind_the_cursor() {
-        let faults = Faults {
-            late: 0.2,
-            ..Faults::default()
-        };
+        let faults = Faults { late: 0.2, ..Faults::default() };
         let (log, text) = (log(&faults), format!("{FROM_2020}&order=asc&per_page=100"));
         let soon = paged(&log, &text, World::default(), START_MS + 100_000);
         let later = paged(&log, &text, World::default(), START_MS + 600_000);
         let newest = soon.last().unwrap();
-        let late = later
-            .iter()
-            .filter(|row| *row < newest && !soon.contains(row))
-            .count();
+        let late = later.iter().filter(|row| *row < newest && !soon.contains(row)).count();
         assert!(late > 10, "{late}");
         assert!(paged(&log, &text, World::default(), START_MS + 181 * 86_400_000).is_empty());
     }
 
     #[test]
     fn five_thousand_entries_share_a_second_and_runs_share_a_millisecond() {
-        let faults = Faults {
-            burst: 1_000,
-            tie_run: 150,
-            tie_every: 600,
-            ..Faults::default()
-        };
+        let faults = Faults { burst: 1_000, tie_run: 150, tie_every: 600, ..Faults::default() };
         let rows = paged(
             &log(&faults),
             &format!("{FROM_2020}&order=asc&per_page=100"),

@@ -29,6 +29,7 @@ mod listener;
 mod log;
 mod page;
 mod phrase;
+mod premade;
 mod query;
 mod rng;
 mod server;

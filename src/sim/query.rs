@@ -1,4 +1,4 @@
-//! What a request asks for: path and parameters (facts 1.1, 1.2, 1.3, 1.5).
+//! What a request asks for: path and parameters.
 
 use super::cursor::Place;
 use super::phrase::{BadPhrase, Window, default_from, window};
@@ -22,10 +22,7 @@ pub(crate) fn path_target(path: &str) -> Option<PathTarget> {
         "orgs" | "organizations" => EntityKind::Organization,
         _ => return None,
     };
-    (last == "audit-log").then(|| PathTarget {
-        kind,
-        name: name.to_owned(),
-    })
+    (last == "audit-log").then(|| PathTarget { kind, name: name.to_owned() })
 }
 
 /// The parameters.
@@ -69,10 +66,7 @@ pub(crate) fn query(
 ) -> Result<Query, BadQuery> {
     let mut query = Query {
         lanes: vec![Lane::Web],
-        window: Window {
-            from_ms: default_from(now_ms),
-            to_ms: i64::MAX,
-        },
+        window: Window { from_ms: default_from(now_ms), to_ms: i64::MAX },
         after: None,
         before: None,
         ascending: false,
@@ -153,26 +147,13 @@ mod tests {
 
     #[test]
     fn paths_are_read_with_and_without_prefix() {
-        let org = |name: &str| {
-            Some(PathTarget {
-                kind: EntityKind::Organization,
-                name: name.to_owned(),
-            })
-        };
+        let org =
+            |name: &str| Some(PathTarget { kind: EntityKind::Organization, name: name.to_owned() });
         assert_eq!(path_target("/orgs/acme/audit-log"), org("acme"));
         assert_eq!(path_target("/api/v3/orgs/acme/audit-log"), org("acme"));
         assert_eq!(path_target("/organizations/17/audit-log"), org("17"));
-        assert_eq!(
-            path_target("/enterprises/a/audit-log").unwrap().kind,
-            EntityKind::Enterprise
-        );
-        for path in [
-            "/",
-            "/audit-log",
-            "/users/a/audit-log",
-            "/orgs/a/audit-log/x",
-            "/orgs/a",
-        ] {
+        assert_eq!(path_target("/enterprises/a/audit-log").unwrap().kind, EntityKind::Enterprise);
+        for path in ["/", "/audit-log", "/users/a/audit-log", "/orgs/a/audit-log/x", "/orgs/a"] {
             assert_eq!(path_target(path), None, "{path}");
         }
     }
@@ -180,10 +161,7 @@ mod tests {
     #[test]
     fn defaults_are_github_s() {
         let query = query("", 0, false, false).unwrap();
-        assert_eq!(
-            (query.per_page, query.ascending, query.page),
-            (30, false, None)
-        );
+        assert_eq!((query.per_page, query.ascending, query.page), (30, false, None));
         assert_eq!(query.lanes, [Lane::Web]);
     }
 
@@ -191,22 +169,15 @@ mod tests {
     fn parameters_are_read_and_cut_to_their_limits() {
         let text = "phrase=created%3A%3E%3D2026-01-01&include=all&order=asc&per_page=500&after=&before=&page=3";
         let query = query(text, 0, true, false).unwrap();
-        assert_eq!(
-            (query.per_page, query.ascending, query.page),
-            (100, true, Some(3))
-        );
+        assert_eq!((query.per_page, query.ascending, query.page), (100, true, Some(3)));
         assert_eq!(query.lanes, Lane::ALL);
         assert_eq!(query.window.from_ms, 1_767_225_600_000);
     }
 
     #[test]
     fn a_link_keeps_the_parameters_and_ends_with_both_cursors() {
-        let query = query(
-            "phrase=created:%3E%3D2026-01-01+action:x&per_page=100&after=",
-            0,
-            false,
-            false,
-        );
+        let query =
+            query("phrase=created:%3E%3D2026-01-01+action:x&per_page=100&after=", 0, false, false);
         assert_eq!(
             query.unwrap().link_with_cursors("MS4w=", ""),
             "phrase=created%3A%3E%3D2026-01-01+action%3Ax&per_page=100&after=MS4w%3D&before="
@@ -216,14 +187,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused() {
         assert_eq!(query("after=x", 0, false, false), Err(BadQuery::Cursor));
-        assert_eq!(
-            query("order=up", 0, false, false),
-            Err(BadQuery::Value("order"))
-        );
-        assert!(matches!(
-            query("phrase=created:x", 0, false, false),
-            Err(BadQuery::Phrase(_))
-        ));
+        assert_eq!(query("order=up", 0, false, false), Err(BadQuery::Value("order")));
+        assert!(matches!(query("phrase=created:x", 0, false, false), Err(BadQuery::Phrase(_))));
         assert!(query("phrase=created:x", 0, false, true).is_ok());
     }
 }

@@ -51,11 +51,7 @@ impl Sim {
             Url::parse(&base).map_err(io::Error::other)
         };
         let (base_url, elsewhere_url) = (url(listener.local_addr()?)?, url(other.local_addr()?)?);
-        let (state, tasks, stop) = (
-            Arc::new(state),
-            TaskTracker::new(),
-            CancellationToken::new(),
-        );
+        let (state, tasks, stop) = (Arc::new(state), TaskTracker::new(), CancellationToken::new());
         let elsewhere = Arc::new(Elsewhere(Arc::clone(&state)));
         tasks.spawn(accept(
             listener,
@@ -64,24 +60,11 @@ impl Sim {
             tasks.clone(),
             stop.clone(),
         ));
-        tasks.spawn(accept(
-            other,
-            acceptor,
-            elsewhere,
-            tasks.clone(),
-            stop.clone(),
-        ));
+        tasks.spawn(accept(other, acceptor, elsewhere, tasks.clone(), stop.clone()));
         if let Some(path) = config.journal {
             tasks.spawn(write_journal(path, Arc::clone(&state), stop.clone()));
         }
-        Ok(Self {
-            state,
-            base_url,
-            elsewhere_url,
-            ca_pem,
-            tasks,
-            stop,
-        })
+        Ok(Self { state, base_url, elsewhere_url, ca_pem, tasks, stop })
     }
 
     /// REST base: ends in `/`.
@@ -142,9 +125,7 @@ impl Sim {
 
     /// Moves the simulated clock ahead.
     pub fn advance(&self, by: Duration) {
-        self.state
-            .clock
-            .advance(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
+        self.state.clock.advance(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Ends all connections and tasks.
@@ -209,14 +190,14 @@ async fn write_journal(path: PathBuf, state: Arc<State>, stop: CancellationToken
 }
 
 async fn append(path: &PathBuf, state: &State, from_ms: Option<i64>, now: i64) -> io::Result<()> {
-    let file = tokio::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .await?;
+    let file = tokio::fs::OpenOptions::new().create(true).append(true).open(path).await?;
     let mut file = tokio::io::BufWriter::new(file);
-    for entry in journal::entries(state, from_ms, now) {
+    for (number, entry) in journal::entries(state, from_ms, now).enumerate() {
         file.write_all(entry.to_line().as_bytes()).await?;
+        if number % 256 == 0 {
+            // making a long history takes seconds: others want to run
+            tokio::task::yield_now().await;
+        }
     }
     file.flush().await
 }

@@ -1,12 +1,13 @@
 //! The audit-log endpoint: from a request to an answer.
 
-use super::answer::Answer;
+use super::answer::{Answer, Step};
 use super::disturb;
 use super::inject::{Date, Plan, Reply};
 use super::limits::Standing;
 use super::listener::Answerer;
-use super::log::EntityLog;
-use super::page::page;
+use super::log::{EntityLog, Row};
+use super::page::{Context, Page, etag, page};
+use super::premade::{Block, Found};
 use super::query::{BadQuery, PathTarget, Query, path_target, query};
 use super::rng::{mix, u64_from, u64_of};
 use super::state::{State, lock};
@@ -28,6 +29,7 @@ struct Asked<'a> {
     entity_number: usize,
     entity: &'a EntityLog,
     plan: Plan,
+    token: &'a str,
     standing: Option<Standing>,
     now: i64,
 }
@@ -82,14 +84,7 @@ impl State {
         let (entity_number, entity) = self.entity(&target).ok_or_else(not_found)?;
         let plan = self.plan(entity_number, lane_of(request));
         let standing = lock(&self.limits).count(token, entity_number, limit, now);
-        Ok(Asked {
-            request,
-            entity_number,
-            entity,
-            plan,
-            standing,
-            now,
-        })
+        Ok(Asked { request, entity_number, entity, plan, token, standing, now })
     }
 
     fn version(&self, request: &Parts) -> Result<(), Box<Answer>> {
@@ -101,10 +96,7 @@ impl State {
             return Ok(());
         }
         let (status, message) = if version.parse::<jiff::civil::Date>().is_ok() {
-            (
-                StatusCode::GONE,
-                format!("API version {version} is no longer supported."),
-            )
+            (StatusCode::GONE, format!("API version {version} is no longer supported."))
         } else {
             (
                 StatusCode::BAD_REQUEST,
@@ -120,7 +112,11 @@ impl State {
 
     fn answer_asked(&self, asked: &Asked<'_>) -> Answer {
         let mut answer = self.reply(asked);
-        if let Some(standing) = asked.standing {
+        if let Some(mut standing) = asked.standing {
+            if answer.status == StatusCode::NOT_MODIFIED && self.faults().not_modified_is_free {
+                lock(&self.limits).refund(asked.token, asked.entity_number);
+                standing.used = standing.used.saturating_sub(1);
+            }
             rate_limit_headers(&mut answer, standing);
         }
         answer
@@ -152,10 +148,8 @@ impl State {
             Ok(query) => self.page_answer(asked, &query),
             Err(BadQuery::Cursor) => self.bad_cursor(),
             Err(BadQuery::Phrase(bad)) => {
-                let message = format!(
-                    "Validation Failed: created:{} is not a date",
-                    bad.0.replace('"', "")
-                );
+                let message =
+                    format!("Validation Failed: created:{} is not a date", bad.0.replace('"', ""));
                 Answer::message(StatusCode::UNPROCESSABLE_ENTITY, &message, DOCS_AUDIT)
             }
             Err(BadQuery::Value(name)) => {
@@ -173,75 +167,101 @@ impl State {
     }
 
     fn page_answer(&self, asked: &Asked<'_>, query: &Query) -> Answer {
-        let (plan, now) = (&asked.plan, asked.now);
-        let page = page(
-            asked.entity,
-            query,
-            self.world(),
-            &self.faults(),
-            plan.rows,
-            plan.draw,
-            now,
-        );
-        let body = page.body(asked.entity, now);
-        let mut answer = Answer::new(
-            StatusCode::OK,
-            "application/json; charset=utf-8",
-            Vec::new(),
-        );
-        let etag = format!(
-            "W/\"{:016x}{:016x}\"",
-            xxhash_rust::xxh3::xxh3_64(&body),
-            body.len()
-        );
-        let base = self.base(asked.request);
-        let next_base = if plan.rows.link_elsewhere {
-            self.elsewhere_base()
-        } else {
-            base.clone()
+        let page = self.premade_page(asked, query);
+        let (page, block) = match page {
+            Some((page, block)) => (page, Some(block)),
+            None => (self.made_page(asked, query), None),
         };
+        let mut answer = Answer::new(StatusCode::OK, "application/json; charset=utf-8", Vec::new());
+        let base = self.base(asked.request);
+        let lead_astray = asked.plan.rows.link_elsewhere;
+        let next_base = if lead_astray { self.elsewhere_base() } else { base.clone() };
         if let Some(link) = page.link(&base, &next_base, asked.entity) {
             answer.header("link", link);
         }
-        if asked
-            .request
-            .headers
-            .get(header::IF_NONE_MATCH)
-            .is_some_and(|known| known == etag.as_str())
-        {
-            answer.status = StatusCode::NOT_MODIFIED;
-            answer.steps.clear();
-        } else {
-            let gzip = accepts_gzip(asked.request);
-            let sent = disturb::body(&mut answer, body, gzip, plan, &self.faults());
-            if plan.cut.is_none() {
-                self.mark_served(asked.entity_number, &page.rows, now);
-            }
-            let mut stats = lock(&self.stats);
-            stats.pages += 1;
-            stats.entries_served += u64_of(page.rows.len());
-            stats.body_bytes += u64_of(sent);
+        match block {
+            Some(block) => self.fill_with_block(&mut answer, asked, block),
+            None => self.fill(&mut answer, asked, &page),
         }
-        answer.header("etag", etag);
         answer
+    }
+
+    fn premade_page(&self, asked: &Asked<'_>, query: &Query) -> Option<(Page, &Block)> {
+        let faults = self.faults();
+        if !asked.plan.names.is_empty() || faults.page_links || faults.unsorted_pages {
+            return None;
+        }
+        match self.find_premade(asked, query)? {
+            Found::Block(block) => Some((Page::of_block(query, block), block)),
+            Found::Until(_) => None,
+        }
+    }
+
+    fn find_premade(&self, asked: &Asked<'_>, query: &Query) -> Option<Found<'_>> {
+        let premade = self.premade.as_ref()?;
+        premade.find(asked.entity_number, asked.entity, query, self.world(), asked.now)
+    }
+
+    fn made_page(&self, asked: &Asked<'_>, query: &Query) -> Page {
+        let context = Context {
+            entity: asked.entity,
+            world: self.world(),
+            strikes: asked.plan.rows,
+            draw: asked.plan.draw,
+            now: asked.now,
+            until: match self.find_premade(asked, query) {
+                Some(Found::Until(place)) => Some(place),
+                _ => None,
+            },
+        };
+        page(query, &self.faults(), &context)
+    }
+
+    fn fill_with_block(&self, answer: &mut Answer, asked: &Asked<'_>, block: &Block) {
+        answer.header("etag", &block.etag);
+        if answer.not_modified(asked.request) {
+            return;
+        }
+        let gzip = accepts_gzip(asked.request);
+        let body = if gzip { &block.gzip } else { &block.plain };
+        if gzip {
+            answer.header("content-encoding", "gzip");
+        }
+        answer.steps = [Step::Data(body.clone())].into();
+        self.count_page(asked, &block.rows, body.len());
+    }
+
+    fn fill(&self, answer: &mut Answer, asked: &Asked<'_>, page: &Page) {
+        let body = page.body(asked.entity, asked.now);
+        answer.header("etag", etag(&body));
+        if answer.not_modified(asked.request) {
+            return;
+        }
+        let gzip = accepts_gzip(asked.request);
+        let sent = disturb::body(answer, body, gzip, &asked.plan, &self.faults());
+        self.count_page(asked, &page.rows, sent);
+    }
+
+    fn count_page(&self, asked: &Asked<'_>, rows: &[Row], sent: usize) {
+        if asked.plan.cut.is_none() {
+            self.mark_served(asked.entity_number, rows, asked.now);
+        }
+        let mut stats = lock(&self.stats);
+        stats.pages += 1;
+        stats.entries_served += u64_of(rows.len());
+        stats.body_bytes += u64_of(sent);
     }
 
     /// The answer of a fault that comes in place of a page; `None` when it does not apply to this request.
     fn disturbed(&self, reply: Reply, asked: &Asked<'_>, limited: StatusCode) -> Option<Answer> {
-        let path_and_query = asked
-            .request
-            .uri
-            .path_and_query()
-            .map_or("/", |it| it.as_str());
+        let path_and_query = asked.request.uri.path_and_query().map_or("/", |it| it.as_str());
         let faults = self.faults();
         Some(match reply {
             Reply::LostCursor => return None,
             Reply::Redirect(_) if path_and_query.contains("/moved/") => return None,
             Reply::Redirect(status) => {
                 let place = self.base(asked.request);
-                let rest = path_and_query
-                    .strip_prefix(&self.base_path)
-                    .unwrap_or(path_and_query);
+                let rest = path_and_query.strip_prefix(&self.base_path).unwrap_or(path_and_query);
                 disturb::redirect(status, &format!("{place}/moved{rest}"))
             }
             Reply::RedirectElsewhere => {
@@ -249,12 +269,7 @@ impl State {
             }
             Reply::PrimaryLimit => {
                 let reset_s = asked.now / 1000 + 2;
-                let standing = Standing {
-                    limit: 1_750,
-                    used: 1_750,
-                    reset_s,
-                    exceeded: true,
-                };
+                let standing = Standing { limit: 1_750, used: 1_750, reset_s, exceeded: true };
                 primary_limit(limited, Some(standing))
             }
             Reply::SecondaryLimit => {
@@ -271,12 +286,7 @@ impl State {
     fn base(&self, request: &Parts) -> String {
         let host = request.uri.authority().map(http::uri::Authority::as_str);
         let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
-        format!(
-            "{}://{}{}",
-            self.scheme,
-            host.unwrap_or("localhost"),
-            self.base_path
-        )
+        format!("{}://{}{}", self.scheme, host.unwrap_or("localhost"), self.base_path)
     }
 
     fn elsewhere_base(&self) -> String {
@@ -295,19 +305,13 @@ impl State {
         );
         answer.header("server", "github.com");
         answer.header("cache-control", "private, max-age=60, s-maxage=60");
-        answer.header(
-            "vary",
-            "Accept, Authorization, Cookie, Accept-Encoding, X-GitHub-OTP",
-        );
+        answer.header("vary", "Accept, Authorization, Cookie, Accept-Encoding, X-GitHub-OTP");
         answer.header("x-github-media-type", "github.v3; format=json");
         if let Some(version) = self.api_versions.first() {
             answer.header("x-github-api-version-selected", version);
         }
         answer.header("x-oauth-scopes", "read:audit_log");
-        answer.header(
-            "x-accepted-oauth-scopes",
-            "admin:enterprise, read:audit_log",
-        );
+        answer.header("x-accepted-oauth-scopes", "admin:enterprise, read:audit_log");
         let number = lock(&self.stats).requests;
         let id = mix(self.seed, number);
         answer.header(
@@ -327,10 +331,7 @@ impl State {
 
 /// The lane whose faults a request draws: Git for `include=git`.
 fn lane_of(request: &Parts) -> Lane {
-    let git = request
-        .uri
-        .query()
-        .is_some_and(|query| query.contains("include=git"));
+    let git = request.uri.query().is_some_and(|query| query.contains("include=git"));
     if git { Lane::Git } else { Lane::Web }
 }
 
@@ -347,10 +348,8 @@ fn bearer(request: &Parts) -> Option<&str> {
 }
 
 fn accepts_gzip(request: &Parts) -> bool {
-    let accepted = request
-        .headers
-        .get(header::ACCEPT_ENCODING)
-        .and_then(|value| value.to_str().ok());
+    let accepted =
+        request.headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("gzip"))
 }
 
@@ -358,10 +357,7 @@ fn rate_limit_headers(answer: &mut Answer, standing: Standing) {
     let mut number = Vec::new();
     let each = [
         ("x-ratelimit-limit", standing.limit),
-        (
-            "x-ratelimit-remaining",
-            standing.limit.saturating_sub(standing.used),
-        ),
+        ("x-ratelimit-remaining", standing.limit.saturating_sub(standing.used)),
         ("x-ratelimit-used", standing.used),
         ("x-ratelimit-reset", u64_from(standing.reset_s)),
     ];

@@ -55,13 +55,10 @@ impl Shapes {
             (faults.uncuttable, Shape::Uncuttable),
         ];
         let mut end = 0.0;
-        let shapes = each
-            .into_iter()
-            .filter(|(rate, _)| *rate > 0.0)
-            .map(|(rate, shape)| {
-                end += rate;
-                (Chance::new(end), shape)
-            });
+        let shapes = each.into_iter().filter(|(rate, _)| *rate > 0.0).map(|(rate, shape)| {
+            end += rate;
+            (Chance::new(end), shape)
+        });
         Self(shapes.collect())
     }
 

@@ -1,11 +1,12 @@
 //! What a running simulated GitHub knows and remembers.
 
 use super::clock::Clock;
-use super::config::SimConfig;
+use super::config::{SimConfig, SimEntity};
 use super::faults::Faults;
 use super::inject::{Date, Plan};
 use super::limits::Limits;
 use super::log::{EntityLog, Row, World};
+use super::premade::Premade;
 use super::query::PathTarget;
 use super::rng::{mix, usize_of};
 use super::stats::SimStats;
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub(crate) limits: Mutex<Limits>,
     /// Counters.
     pub(crate) stats: Mutex<SimStats>,
+    /// Pages made beforehand.
+    pub(crate) premade: Option<Premade>,
     faults: RwLock<Arc<Faults>>,
     struck: AtomicU64,
     lanes: Vec<LaneState>,
@@ -60,14 +63,21 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl State {
     /// From a configuration; `elsewhere` is host and port of the other host.
     pub(crate) fn new(config: &SimConfig, elsewhere: String) -> Self {
-        let log = |entity| EntityLog::new(config.seed, entity, config.clock, &config.faults);
+        let log = |entity: &SimEntity| {
+            let mirror = config.mirrors.iter().find(|(a, _)| *a == entity.slug);
+            let shown = mirror.and_then(|(_, b)| config.entities.iter().find(|it| it.slug == *b));
+            let shown = shown.unwrap_or(entity);
+            EntityLog::new(config.seed, entity, shown, config.clock, &config.faults)
+        };
         let entities: Vec<_> = config.entities.iter().map(log).collect();
         let limit = config.rate_limit_per_hour;
         let mut tokens = vec![(config.token.clone(), limit)];
         let further = config.further_tokens.iter();
         tokens.extend(further.map(|t| (t.token.clone(), t.rate_limit_per_hour.unwrap_or(limit))));
+        let premade = config.premade.then(|| Premade::new(&entities, config.clock.start_ms));
         Self {
             seed: config.seed,
+            premade,
             base_path: config.base_path.trim_end_matches('/').to_owned(),
             scheme: if config.tls { "https" } else { "http" },
             elsewhere,
@@ -79,7 +89,7 @@ impl State {
             entities,
             clock: Clock::start(config.clock),
             tokens: RwLock::new(tokens),
-            limits: Mutex::default(),
+            limits: Mutex::new(Limits::new(config.rate_limit_window_s)),
             stats: Mutex::default(),
             faults: RwLock::new(Arc::new(config.faults.clone())),
             struck: AtomicU64::new(0),
@@ -109,10 +119,7 @@ impl State {
     /// The limit of an accepted token.
     pub(crate) fn token_limit(&self, token: &str) -> Option<u64> {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        tokens
-            .iter()
-            .find(|(known, _)| known == token)
-            .map(|(_, limit)| *limit)
+        tokens.iter().find(|(known, _)| known == token).map(|(_, limit)| *limit)
     }
 
     /// The entity of a path, by slug or numeric id.
@@ -132,10 +139,7 @@ impl State {
         };
         let number = state.requests.fetch_add(1, Ordering::Relaxed);
         let draw = mix(mix(self.seed, log.lane(lane).seed), number);
-        let meant = faults
-            .only_entity
-            .as_ref()
-            .is_none_or(|only| *only == log.who.slug)
+        let meant = faults.only_entity.as_ref().is_none_or(|only| *only == log.who.slug)
             && faults.only_lane.is_none_or(|only| only == lane);
         if !meant {
             return Plan::none(draw);
@@ -147,9 +151,7 @@ impl State {
             return Plan::none(draw);
         }
         self.struck.fetch_add(1, Ordering::Relaxed);
-        state
-            .date_lied
-            .store(plan.date == Date::Wild, Ordering::Relaxed);
+        state.date_lied.store(plan.date == Date::Wild, Ordering::Relaxed);
         plan
     }
 
@@ -176,10 +178,7 @@ impl State {
                 continue;
             };
             let mut bits = lock(&state.served);
-            for row in rows
-                .iter()
-                .filter(|row| row.lane == lane && row.key.index < EXTRA)
-            {
+            for row in rows.iter().filter(|row| row.lane == lane && row.key.index < EXTRA) {
                 let bit = bit_of(row.key.index, log.lane(lane).variant(row.key.index, now));
                 let word = usize_of(bit / 64);
                 if bits.len() <= word {
@@ -223,8 +222,5 @@ fn bit_of(index: u64, variant: Variant) -> u64 {
 }
 
 fn extra_bit(entity: usize, lane: Lane, index: u64) -> u64 {
-    mix(
-        mix(super::rng::u64_of(entity), index),
-        u64::from(lane == Lane::Git),
-    )
+    mix(mix(super::rng::u64_of(entity), index), u64::from(lane == Lane::Git))
 }

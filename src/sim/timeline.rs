@@ -104,10 +104,7 @@ impl LaneLog {
             live_max: traffic.live_entries_max.unwrap_or(EXTRA / 2),
             extras: Vec::new(),
             late: Chance::new(faults.late),
-            late_ms: (
-                faults.late_min_s * 1000,
-                faults.late_max_s.max(faults.late_min_s) * 1000,
-            ),
+            late_ms: (faults.late_min_s * 1000, faults.late_max_s.max(faults.late_min_s) * 1000),
             late_created_at: faults.late_created_at,
             revised: Chance::new(faults.revised),
             revised_after_ms: faults.revised_after_s * 1000,
@@ -124,11 +121,7 @@ impl LaneLog {
     fn dated_2099(&self, count: u64) -> Vec<Key> {
         let key = |n| {
             let index = EXTRA + n;
-            Key {
-                ts: YEAR_2099_MS,
-                id: self.own_id(index),
-                index,
-            }
+            Key { ts: YEAR_2099_MS, id: self.own_id(index), index }
         };
         let mut keys: Vec<_> = (0..count).map(key).collect();
         keys.sort_unstable();
@@ -148,13 +141,8 @@ impl LaneLog {
             let offset = index.saturating_mul(self.span_ms) / self.history + jitter;
             return self.start_ms - i64_of(self.span_ms) + i64_of(offset);
         }
-        let jitter = self
-            .draw(index, 1)
-            .checked_rem(self.interval_ns)
-            .unwrap_or(0);
-        let offset = (index - self.history)
-            .saturating_mul(self.interval_ns)
-            .saturating_add(jitter);
+        let jitter = self.draw(index, 1).checked_rem(self.interval_ns).unwrap_or(0);
+        let offset = (index - self.history).saturating_mul(self.interval_ns).saturating_add(jitter);
         self.start_ms.saturating_add(i64_of(offset / 1_000_000))
     }
 
@@ -177,26 +165,14 @@ impl LaneLog {
     /// When it was recorded, epoch milliseconds: mostly at once.
     pub(crate) fn created_at(&self, index: u64) -> i64 {
         let draw = self.draw(index, 2);
-        let later = if draw.is_multiple_of(10) {
-            (draw >> 8) % RECORDED_LATER_MS
-        } else {
-            0
-        };
-        let late = if self.late_created_at {
-            self.lateness(index)
-        } else {
-            0
-        };
+        let later = if draw.is_multiple_of(10) { (draw >> 8) % RECORDED_LATER_MS } else { 0 };
+        let late = if self.late_created_at { self.lateness(index) } else { 0 };
         self.ts(index).saturating_add(i64_of(later.max(late)))
     }
 
     /// By how much `created_at` may be later than `@timestamp`.
     pub(crate) fn created_at_later_max(&self) -> i64 {
-        let late = if self.late_created_at {
-            self.late_ms.1
-        } else {
-            0
-        };
+        let late = if self.late_created_at { self.late_ms.1 } else { 0 };
         i64_of(RECORDED_LATER_MS.max(late))
     }
 
@@ -206,11 +182,7 @@ impl LaneLog {
         }
         let draw = self.draw(index, 3);
         let (least, most) = self.late_ms;
-        if self.late.hits(draw) {
-            least + mix(draw, 1) % (most - least + 1)
-        } else {
-            0
-        }
+        if self.late.hits(draw) { least + mix(draw, 1) % (most - least + 1) } else { 0 }
     }
 
     /// Since when it can be seen, epoch milliseconds.
@@ -223,8 +195,7 @@ impl LaneLog {
 
     /// When it is deleted, epoch milliseconds.
     pub(crate) fn expires_at(&self, index: u64) -> Option<i64> {
-        self.retention_ms
-            .map(|kept| self.ts(index).saturating_add(kept))
+        self.retention_ms.map(|kept| self.ts(index).saturating_add(kept))
     }
 
     /// Whether it is shown at `now`.
@@ -239,9 +210,7 @@ impl LaneLog {
         }
         let draw = self.draw(index, 4);
         let after = self.revised_after_ms + mix(draw, 1) % (self.revised_after_ms / 2 + 1);
-        self.revised
-            .hits(draw)
-            .then(|| self.visible_at(index).saturating_add(i64_of(after)))
+        self.revised.hits(draw).then(|| self.visible_at(index).saturating_add(i64_of(after)))
     }
 
     /// Its body at `now`.
@@ -256,26 +225,29 @@ impl LaneLog {
     pub(crate) fn variants(&self, index: u64, now: i64) -> Vec<(i64, Variant)> {
         let visible_at = self.visible_at(index);
         let mut times = vec![visible_at];
-        times.extend(
-            [self.revised_at(index), self.ip_from_ms]
-                .into_iter()
-                .flatten(),
-        );
+        times.extend([self.revised_at(index), self.ip_from_ms].into_iter().flatten());
         times.retain(|at| (visible_at..=now).contains(at));
         times.sort_unstable();
         times.dedup();
-        times
-            .into_iter()
-            .map(|at| (at, self.variant(index, at)))
-            .collect()
+        times.into_iter().map(|at| (at, self.variant(index, at))).collect()
+    }
+
+    /// No entry below this index has changed or appeared after `from_ms`, as seen at `now`.
+    pub(crate) fn first_changed_after(&self, from_ms: Option<i64>, now: i64) -> u64 {
+        let Some(from) = from_ms else { return 0 };
+        if self.ip_from_ms.is_some_and(|at| at > from && at <= now) {
+            return 0;
+        }
+        let late_ms = if self.late.is_never() { 0 } else { self.late_ms.1 };
+        let revised_ms = if self.revised.is_never() { 0 } else { self.revised_after_ms * 2 };
+        self.count_until(from.saturating_sub(i64_of(late_ms + revised_ms)))
     }
 
     fn own_id(&self, index: u64) -> Id {
         let mut bytes = [0; 16];
         let (high, low) = (self.draw(index, 5), self.draw(index, 6));
-        for (to, from) in bytes
-            .iter_mut()
-            .zip(high.to_be_bytes().into_iter().chain(low.to_be_bytes()))
+        for (to, from) in
+            bytes.iter_mut().zip(high.to_be_bytes().into_iter().chain(low.to_be_bytes()))
         {
             *to = from;
         }
@@ -338,33 +310,18 @@ impl LaneLog {
     pub(crate) fn walk(&self, from: i64, to: i64, now: i64, descending: bool) -> Walk<'_> {
         let begin = self.count_until(from.saturating_sub(1).min(now));
         let end = self.count_until(to.min(now)).max(begin);
-        let mut extras: VecDeque<_> = self
-            .extras
-            .iter()
-            .filter(|key| (from..=to).contains(&key.ts))
-            .copied()
-            .collect();
+        let mut extras: VecDeque<_> =
+            self.extras.iter().filter(|key| (from..=to).contains(&key.ts)).copied().collect();
         if descending {
             extras.make_contiguous().reverse();
         }
-        Walk {
-            log: self,
-            begin,
-            end,
-            descending,
-            ties: VecDeque::new(),
-            extras,
-        }
+        Walk { log: self, begin, end, descending, ties: VecDeque::new(), extras }
     }
 }
 
 /// Nanoseconds between two live entries; 0 when there are none.
 fn interval_ns(per_second: f64) -> u64 {
-    if per_second > 0.0 {
-        scaled(1.0 / per_second, 1e9).max(1)
-    } else {
-        0
-    }
+    if per_second > 0.0 { scaled(1.0 / per_second, 1e9).max(1) } else { 0 }
 }
 
 /// See [`LaneLog::walk`].
@@ -385,17 +342,9 @@ impl Walk<'_> {
             return;
         };
         let ts = self.log.ts(first);
-        let mut ties = vec![Key {
-            ts,
-            id: self.log.id(first),
-            index: first,
-        }];
+        let mut ties = vec![Key { ts, id: self.log.id(first), index: first }];
         while let Some(index) = self.peek_index().filter(|index| self.log.ts(*index) == ts) {
-            ties.push(Key {
-                ts,
-                id: self.log.id(index),
-                index,
-            });
+            ties.push(Key { ts, id: self.log.id(index), index });
             self.take_index();
         }
         ties.sort_unstable();
@@ -406,11 +355,7 @@ impl Walk<'_> {
     }
 
     fn peek_index(&self) -> Option<u64> {
-        let next = if self.descending {
-            self.end.checked_sub(1)?
-        } else {
-            self.begin
-        };
+        let next = if self.descending { self.end.checked_sub(1)? } else { self.begin };
         (self.begin < self.end).then_some(next)
     }
 
@@ -437,10 +382,6 @@ impl Iterator for Walk<'_> {
             (None, _) => true,
             (Some(_), None) => false,
         };
-        if extra_first {
-            self.extras.pop_front()
-        } else {
-            self.ties.pop_front()
-        }
+        if extra_first { self.extras.pop_front() } else { self.ties.pop_front() }
     }
 }

@@ -19,9 +19,7 @@ pub(crate) fn acceptor() -> io::Result<(TlsAcceptor, String)> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let mut params = CertificateParams::new(NAMES.map(str::to_owned)).map_err(io::Error::other)?;
     params.key_usages.push(KeyUsagePurpose::DigitalSignature);
-    params
-        .extended_key_usages
-        .push(ExtendedKeyUsagePurpose::ServerAuth);
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &issuer).map_err(io::Error::other)?;
     let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(io::Error::other)?;
@@ -39,12 +37,8 @@ pub(crate) fn acceptor() -> io::Result<(TlsAcceptor, String)> {
 fn authority() -> Result<(Issuer<'static, KeyPair>, String), rcgen::Error> {
     let mut params = CertificateParams::new(Vec::<String>::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .key_usages
-        .extend([KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "ghauditd simulated GitHub");
+    params.key_usages.extend([KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "ghauditd simulated GitHub");
     let key = KeyPair::generate()?;
     let pem = params.self_signed(&key)?.pem();
     Ok((Issuer::new(params, key), pem))

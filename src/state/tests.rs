@@ -262,23 +262,16 @@ impl World {
                 }
             }
             if !damaged {
-                return self.finish(of, pending, &planned, committed, told);
+                if committed {
+                    self.commit(of, pending, &planned, told);
+                }
+                return Ok(());
             }
             self.start();
         }
     }
 
-    fn finish(
-        &mut self,
-        of: usize,
-        mut pending: Pending,
-        planned: &[Look],
-        committed: bool,
-        told: bool,
-    ) -> Result<(), TestCaseError> {
-        if !committed {
-            return Ok(());
-        }
+    fn commit(&mut self, of: usize, mut pending: Pending, planned: &[Look], told: bool) {
         for (lane, bucket, added) in pending.iter() {
             let value = encode_value(lane, bucket, added);
             self.changelog.records.push((lane.topic(), self.entities[of].clone(), value));
@@ -294,7 +287,6 @@ impl World {
             Err(StateError::Damaged { .. }) => self.start(),
             Err(error) => panic!("{error}"),
         }
-        Ok(())
     }
 
     fn run(&mut self, step: &Step) -> Result<(), TestCaseError> {

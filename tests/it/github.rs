@@ -234,7 +234,7 @@ async fn a_page_is_asked_for_as_github_documents_it() {
     assert_eq!(page.date_ms, Some(1_767_323_045_000));
     assert_eq!(page.budget.unwrap().remaining, 1749);
     assert_eq!(page.body_bytes, ENTRY.len());
-    rig.at(Some("MTI=")).await.unwrap();
+    rig.at(Some("MTE=")).await.unwrap();
     let requests = server.requests();
     assert!(
         requests[0].starts_with(
@@ -245,7 +245,7 @@ async fn a_page_is_asked_for_as_github_documents_it() {
         requests[0]
     );
     assert!(
-        requests[1].contains("&per_page=100&after=MTI%3D HTTP/1.1"),
+        requests[1].contains("&per_page=100&after=MTE%3D HTTP/1.1"),
         "our own path: {}",
         requests[1]
     );

@@ -97,15 +97,37 @@ impl OpenSegment {
     where
         H: IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
     {
-        assert!(record.offset > self.last_offset, "offsets of a segment ascend");
-        self.last_offset = record.offset;
-        let timestamp = (record.timestamp_ms >= 0).then_some(record.timestamp_ms);
+        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+        write_line(&mut self.raw, record)?;
+        self.note(offset, timestamp_ms, compressor)
+    }
+
+    /// Takes a record whose line, with its LF, was written by [`write_line`].
+    pub fn push_line(
+        &mut self,
+        offset: i64,
+        timestamp_ms: i64,
+        line: &[u8],
+        compressor: &mut Compressor,
+    ) -> io::Result<()> {
+        self.raw.extend_from_slice(line);
+        self.note(offset, timestamp_ms, compressor)
+    }
+
+    fn note(
+        &mut self,
+        offset: i64,
+        timestamp_ms: i64,
+        compressor: &mut Compressor,
+    ) -> io::Result<()> {
+        assert!(offset > self.last_offset, "offsets of a segment ascend");
+        self.last_offset = offset;
+        let timestamp = (timestamp_ms >= 0).then_some(timestamp_ms);
         if self.count == 0 {
             self.first_timestamp = timestamp;
         }
         self.last_timestamp = timestamp;
         self.count += 1;
-        write_line(&mut self.raw, record)?;
         if self.raw.len() >= CHUNK_BYTES { self.compress(compressor) } else { Ok(()) }
     }
 
@@ -124,6 +146,14 @@ impl OpenSegment {
         if self.raw.capacity() > 2 * CHUNK_BYTES {
             self.raw.shrink_to(CHUNK_BYTES);
         }
+        Ok(())
+    }
+
+    /// Like [`Self::compress`], and gives the memory of the raw lines back: for many slow partitions at once.
+    pub fn compact(&mut self, compressor: &mut Compressor) -> io::Result<()> {
+        self.compress(compressor)?;
+        self.raw = Vec::new();
+        self.compressed.shrink_to_fit();
         Ok(())
     }
 

@@ -185,8 +185,8 @@ impl TopicReader {
         let limits = [
             ("queued.max.messages.kbytes", "8192".to_owned()),
             ("fetch.max.bytes", (4 << 20).to_string()),
-            ("max.partition.fetch.bytes", (1 << 20).to_string()),
-            ("fetch.wait.max.ms", "100".to_owned()),
+            ("fetch.message.max.bytes", (1 << 20).to_string()),
+            ("fetch.wait.max.ms", "10".to_owned()),
         ];
         let make = |isolation| {
             consumer(settings, isolation, &group, &limits)
@@ -202,7 +202,7 @@ impl TopicReader {
     /// How many partitions a topic has; [`ReadError::NoTopic`] when it does not exist.
     pub fn partition_count(&self, topic: &str) -> Result<i32, ReadError> {
         let metadata = self.retry(&self.committed, &format!("metadata of {topic}"), || {
-            self.committed.fetch_metadata(Some(topic), CALL_TIMEOUT)
+            self.committed.kafka.fetch_metadata(Some(topic), CALL_TIMEOUT)
         })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found {
@@ -219,6 +219,11 @@ impl TopicReader {
         let (_, stable) = self.fetch_watermarks(&self.committed, topic, partition)?;
         let (low, high) = self.fetch_watermarks(&self.uncommitted, topic, partition)?;
         Ok(Watermarks { low, high, stable })
+    }
+
+    /// The offset after the last record, committed or not.
+    pub fn high_watermark(&self, topic: &str, partition: i32) -> Result<i64, ReadError> {
+        Ok(self.fetch_watermarks(&self.uncommitted, topic, partition)?.1)
     }
 
     /// See [`read_to_end`].
@@ -320,7 +325,7 @@ impl TopicReader {
         let mut last_sign = Instant::now();
         let mut last_offset = from.saturating_sub(1);
         loop {
-            match self.committed.poll(Duration::from_millis(100)) {
+            match self.committed.kafka.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     last_sign = Instant::now();
                     // A batch that began before the place asked for is cut by librdkafka; twice the same never comes.
@@ -403,7 +408,7 @@ impl TopicReader {
         partition: i32,
     ) -> Result<(i64, i64), ReadError> {
         self.retry(client, &format!("the ends of {topic}/{partition}"), || {
-            client.fetch_watermarks(topic, partition, CALL_TIMEOUT)
+            client.kafka.fetch_watermarks(topic, partition, CALL_TIMEOUT)
         })
     }
 
@@ -420,7 +425,7 @@ impl TopicReader {
                 Ok(value) => return Ok(value),
                 Err(error) => {
                     // Serves the error callback, which alone knows the reason.
-                    drop(client.poll(Duration::ZERO));
+                    drop(client.kafka.poll(Duration::ZERO));
                     tracing::debug!("{what}: {error}");
                     if began.elapsed() > STALL_TIMEOUT {
                         return Err(self.unreachable(client, what.to_owned(), STALL_TIMEOUT));
@@ -433,7 +438,8 @@ impl TopicReader {
 
     #[expect(clippy::unused_self, reason = "reads better beside its siblings")]
     fn unreachable(&self, client: &Consumer, what: String, waited: Duration) -> ReadError {
-        let because = client.context().because();
+        let because =
+            client.ears.explain().map_or_else(String::new, |reason| format!(": {reason}"));
         ReadError::Unreachable { what, seconds: waited.as_secs(), because }
     }
 
@@ -441,17 +447,17 @@ impl TopicReader {
         let failed = |error: KafkaError| ReadError::Client { message: error.to_string() };
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
-        self.committed.assign(&list).map_err(failed)
+        self.committed.kafka.assign(&list).map_err(failed)
     }
 
     /// Ends an assignment, and takes away what it left in the queue: an end of partition names no topic, so one that
     /// belongs to an earlier read must not be seen by a later one.
     fn unassign(&self) {
-        if let Err(error) = self.committed.unassign() {
+        if let Err(error) = self.committed.kafka.unassign() {
             tracing::debug!("unassign: {error}");
         }
-        while self.committed.poll(Duration::ZERO).is_some() {}
-        self.committed.context().clear();
+        while self.committed.kafka.poll(Duration::ZERO).is_some() {}
+        self.committed.ears.clear();
     }
 }
 

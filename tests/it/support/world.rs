@@ -4,7 +4,7 @@ use super::daemon::Daemon;
 use super::kafka::{KcatRecord, kcat_dump};
 use super::{secret_token, unique, wait_until};
 use ghauditd::audit::EntityKind;
-use ghauditd::sim::{Sim, SimConfig};
+use ghauditd::sim::{JournalEntry, Sim, SimConfig};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -137,7 +137,7 @@ impl World {
         for topic in ENTRY_TOPICS {
             records.extend(kcat_dump(&self.brokers, &self.topic(topic)).await);
         }
-        let mut differences = differences(&wanted(&self.sim), &entries(&records));
+        let mut differences = differences(&self.sim, &entries(&records));
         differences.sequence = sequence_faults(&records);
         differences
     }
@@ -153,7 +153,7 @@ impl World {
                 *found.entry(seen).or_insert(0) += times;
             }
         }
-        differences(&wanted(&self.sim), &found)
+        differences(&self.sim, &found)
     }
 
     /// Waits until the `dir` archive holds as many entries as the journal.
@@ -167,10 +167,20 @@ impl World {
     }
 }
 
-/// What the journal has: each (entity, id, body) once.
+/// What must have been collected: each (entity, id, body) of the journal once, but for bodies that were replaced before
+/// anybody was shown them.
 fn wanted(sim: &Sim) -> BTreeSet<Seen> {
+    journal(sim, |entry| entry.served || entry.replaced_at_ms.is_none())
+}
+
+/// All that may have been collected.
+fn possible(sim: &Sim) -> BTreeSet<Seen> {
+    journal(sim, |_| true)
+}
+
+fn journal(sim: &Sim, which: impl Fn(&JournalEntry) -> bool) -> BTreeSet<Seen> {
     sim.journal_entries()
-        .filter(|entry| !entry.uncuttable)
+        .filter(|entry| !entry.uncuttable && which(entry))
         .map(|entry| {
             let id = if entry.id.is_empty() { derived(&entry.body) } else { entry.id.clone() };
             (entry.entity, id, entry.sha256)
@@ -257,11 +267,12 @@ fn files(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-fn differences(wanted: &BTreeSet<Seen>, found: &BTreeMap<Seen, usize>) -> Differences {
+fn differences(sim: &Sim, found: &BTreeMap<Seen, usize>) -> Differences {
+    let (wanted, possible) = (wanted(sim), possible(sim));
     let show = |(entity, id, _): &Seen| format!("{entity}/{id}");
     Differences {
         missing: wanted.iter().filter(|it| !found.contains_key(*it)).map(show).collect(),
-        extra: found.keys().filter(|it| !wanted.contains(*it)).map(show).collect(),
+        extra: found.keys().filter(|it| !possible.contains(*it)).map(show).collect(),
         doubled: found.iter().filter(|(_, times)| **times > 1).map(|(it, _)| show(it)).collect(),
         sequence: Vec::new(),
     }

@@ -1,0 +1,119 @@
+//! What the archiver says about itself: for `/readyz`, the status page and the demo.
+
+use crate::archive::gap::ArchiveGap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A look at the archiver.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ArchiverSnapshot {
+    /// Whether every partition that exists has a place from which it is read.
+    pub placed: bool,
+    /// Partitions that are read.
+    pub partitions: usize,
+    /// What keeps it from storing, with the remedy.
+    pub store_trouble: Option<String>,
+    /// What keeps it from reading, with the remedy.
+    pub kafka_trouble: Option<String>,
+    /// Archive gaps that nobody has acknowledged, without those where only transaction markers are missing.
+    pub gaps: Vec<ArchiveGap>,
+    /// Offsets in Kafka that are not in the store yet.
+    pub lag_records: i64,
+    /// Age of the oldest record that is gathered and not stored, seconds.
+    pub lag_seconds: i64,
+    /// Records stored by this process.
+    pub records: u64,
+    /// Segments stored by this process.
+    pub segments: u64,
+    /// Bytes of these segments.
+    pub bytes: u64,
+    /// Segments that were there already and were adopted.
+    pub adopted: u64,
+    /// Of these, those that Kafka could no longer be compared with.
+    pub adopted_unchecked: u64,
+    /// Bytes held by segments that are not stored.
+    pub buffered_bytes: usize,
+    /// When something was stored last, epoch milliseconds.
+    pub last_stored_ms: Option<i64>,
+    /// When the loop turned last, in [`crate::time::mono_ms`].
+    pub last_turn_mono_ms: i64,
+}
+
+/// Shared between the archiver, who writes, and everyone who looks.
+#[derive(Debug, Default)]
+pub struct ArchiverStatus(Mutex<ArchiverSnapshot>);
+
+impl ArchiverStatus {
+    /// A status without anything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How things are.
+    pub fn snapshot(&self) -> ArchiverSnapshot {
+        self.lock().clone()
+    }
+
+    /// What `/readyz` shows of it: trouble first, then gaps.
+    pub fn degraded(&self) -> Option<String> {
+        let now = self.lock();
+        if let Some(trouble) = now.store_trouble.as_ref().or(now.kafka_trouble.as_ref()) {
+            return Some(trouble.clone());
+        }
+        let first = now.gaps.first()?;
+        Some(format!(
+            "{} archive gap(s) not acknowledged, the first: {first}; see `ghauditd archive list`",
+            now.gaps.len()
+        ))
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut ArchiverSnapshot)) {
+        change(&mut self.lock());
+    }
+
+    /// Says what is wrong on one side; logged once for each new text.
+    pub(super) fn trouble(&self, side: Side, message: &str) {
+        let mut now = self.lock();
+        let slot = now.slot(side);
+        if slot.as_deref() != Some(message) {
+            *slot = Some(message.to_owned());
+            drop(now);
+            tracing::warn!("archive: {message}");
+        }
+    }
+
+    /// Nothing is wrong any more on one side.
+    pub(super) fn well(&self, side: Side) {
+        if self.lock().slot(side).take().is_some() {
+            tracing::info!("archive: {} answers again", side.name());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ArchiverSnapshot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whom the archiver speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Store,
+    Kafka,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Store => "the store",
+            Self::Kafka => "Kafka",
+        }
+    }
+}
+
+impl ArchiverSnapshot {
+    fn slot(&mut self, side: Side) -> &mut Option<String> {
+        match side {
+            Side::Store => &mut self.store_trouble,
+            Side::Kafka => &mut self.kafka_trouble,
+        }
+    }
+}
