@@ -12,7 +12,7 @@ pub struct Text(Bytes);
 impl Text {
     /// Text from bytes; `None` when they are not UTF-8.
     pub fn new(bytes: Bytes) -> Option<Self> {
-        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+        (bytes.is_ascii() || std::str::from_utf8(&bytes).is_ok()).then_some(Self(bytes))
     }
 
     /// The UTF-8 bytes.

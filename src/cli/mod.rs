@@ -1,5 +1,6 @@
 //! The command line: one file per command, one writer, documented exit codes.
 
+pub mod archive;
 mod check;
 mod checkpoint;
 mod completions;
