@@ -4,6 +4,7 @@
 //! is away only costs time: the daemon says so on its pages and waits. Order of a stop: the loops end after what they
 //! are committing, then the seen ids are made durable, then the producers close.
 
+use crate::archive::{self, Store, StoreError, StoreSettings};
 use crate::audit::lane::LaneRules;
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
@@ -14,6 +15,7 @@ use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError};
 use crate::kafka::producer::Producer;
 use crate::metrics::Metrics;
+use crate::pipeline::archiver::{self, ArchiverStatus};
 use crate::pipeline::collector::{self, CollectorError, Parts};
 use crate::pipeline::partition::{OpenError, Opened, Opener, Partition};
 use crate::pipeline::record::{EntityContext, VALUE_BYTES_MAX};
@@ -27,10 +29,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How often the seen ids are made durable.
 const FLUSH_EVERY: Duration = Duration::from_mins(1);
+
+/// How often the archiver's state is shown on the pages.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,9 +62,9 @@ pub enum DaemonError {
     /// A collector ended.
     #[error(transparent)]
     Collector(#[from] CollectorError),
-    /// The archiver ended.
+    /// The archive's store does not keep its contract.
     #[error("{0}")]
-    Archiver(String),
+    Archive(#[from] StoreError),
     /// The admin server ended.
     #[error(transparent)]
     Admin(#[from] admin::server::ServerError),
@@ -105,7 +110,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
         }
     };
     let running = collect(&config, clients, started, &shared, &mut tasks);
-    archive(&config, &shared, &mut tasks)?;
+    start_archive(&config, &shared, &mut tasks)?;
     shared.health.clear("kafka");
     supervisor::notify_ready("collecting");
     info!(entities = config.entities.len(), "collecting");
@@ -324,10 +329,55 @@ fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> En
 }
 
 /// Starts the archiver, where an archive is configured.
-fn archive(config: &Config, shared: &Shared, tasks: &mut Tasks) -> Result<(), DaemonError> {
+fn start_archive(config: &Config, shared: &Shared, tasks: &mut Tasks) -> Result<(), DaemonError> {
     let Some(settings) = config.archive.clone() else { return Ok(()) };
-    drop((settings, shared, tasks));
+    match settings.store.clone() {
+        StoreSettings::Dir { path, immutable } => {
+            let store = archive::dir::DirStore::new(path, immutable);
+            spawn_archiver(store, settings, config, shared, tasks);
+        }
+        StoreSettings::S3 { .. } => {
+            return Err(DaemonError::Setup("s3 is not wired".to_owned()));
+        }
+    }
     Ok(())
+}
+
+/// An archive that stops does not stop the collecting: what GitHub deletes meanwhile could not be archived later.
+fn spawn_archiver<S: Store>(
+    store: S,
+    settings: archive::Settings,
+    config: &Config,
+    shared: &Shared,
+    tasks: &mut Tasks,
+) {
+    let topics = Topic::ALL.into_iter().filter(|topic| topic.is_archived());
+    let topics: Vec<String> = topics.map(|topic| config.kafka.topic(topic).to_owned()).collect();
+    let status = Arc::new(ArchiverStatus::new());
+    let (kafka, metrics) = (config.kafka.clone(), Arc::clone(&shared.metrics));
+    let (seen, health, stop) = (Arc::clone(&status), Arc::clone(&shared.health), tasks.token());
+    tasks.spawn("archiver", async move {
+        let stopped = stop.clone();
+        let archiving = archiver::run(Arc::new(store), settings, kafka, topics, metrics, status, stop);
+        if let Err(error) = archiving.await {
+            error!("collecting goes on without the archive, restart when this is mended: {error}");
+            stopped.cancelled().await;
+        }
+        Ok(())
+    });
+    let stop = tasks.token();
+    tasks.spawn("archive-health", async move {
+        loop {
+            match seen.degraded() {
+                Some(reason) => health.set_degraded("archive", reason),
+                None => health.clear("archive"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(HEALTH_EVERY) => {}
+            }
+        }
+    });
 }
 
 /// Takes a partition again after its producer was lost.

@@ -1,7 +1,9 @@
 //! The command line: one file per command, one writer, documented exit codes.
 
 mod check;
+mod checkpoint;
 mod completions;
+mod connect;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
@@ -69,6 +71,7 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
@@ -111,6 +114,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),
@@ -134,6 +138,21 @@ fn explain(error: &clap::Error, out: &mut Output) -> anyhow::Result<Exit> {
 /// The configuration of the command line, with this process's environment.
 fn load_config(global: &Global) -> Result<Loaded, Faults> {
     load(&global.config, &Environment::of_process())
+}
+
+/// The configuration for a command that is not `check`: complains about all faults at once.
+fn config_or_complaints(global: &Global, out: &mut Output) -> Option<Loaded> {
+    match load_config(global) {
+        Ok(loaded) => Some(loaded),
+        Err(Faults(faults)) => {
+            let config = global.config.display();
+            out.complain(format!("{config} has {}", check::counted(faults.len())));
+            for fault in faults {
+                out.complain(fault);
+            }
+            None
+        }
+    }
 }
 
 /// Runs a command's asynchronous part.

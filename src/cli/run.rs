@@ -89,7 +89,7 @@ fn exit_of(error: &DaemonError) -> Exit {
         | DaemonError::State(_)
         | DaemonError::CatchUp(_)
         | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
-        DaemonError::Archiver(_) => Exit::Archive,
+        DaemonError::Archive(_) => Exit::Archive,
         DaemonError::Setup(_)
         | DaemonError::Admin(_)
         | DaemonError::Grace(_)
