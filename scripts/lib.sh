@@ -144,6 +144,17 @@ end_groups() {
   for group in "${groups[@]}"; do kill "-$1" -- "-$group" 2>/dev/null || true; done
 }
 
+# wait_groups SECONDS: until all groups have ended, at most so long.
+wait_groups() {
+  local group i
+  for ((i = 0; i < $1 * 10; i++)); do
+    for group in "${groups[@]}"; do
+      if kill -0 -- "-$group" 2>/dev/null; then sleep 0.1; continue 2; fi
+    done
+    return 0 # a bare `return` in a trap answers the status from before the trap
+  done
+}
+
 # stop_parts FOLDER: stops every server that these scripts have started in a folder directly below FOLDER.
 stop_parts() {
   local part

@@ -5,11 +5,13 @@
 pub mod dir;
 pub mod gap;
 pub mod key;
+pub mod open;
 pub mod probe;
 pub mod s3;
 pub mod segment;
 pub mod store;
 
+pub use open::AnyStore;
 pub use store::{Lock, LockMode, PutOutcome, Store, StoreError, Stored};
 
 use std::path::PathBuf;

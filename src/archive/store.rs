@@ -53,7 +53,7 @@ pub enum StoreError {
     /// Try again; whether it was written is unknown.
     #[error("{message}")]
     Retry {
-        /// `timeout`, `connection`, `server_error`, `conflict`, `full`, `io`: a metric's label.
+        /// `timeout`, `connection`, `credentials`, `clock`, `slow_down`, `server_error`, `conflict`, `full`, `io`: a metric's label.
         reason: &'static str,
         /// What and where.
         message: String,

@@ -70,9 +70,7 @@ pub struct Settings {
 impl Settings {
     /// The name of a topic.
     pub fn topic(&self, topic: Topic) -> &str {
-        self.topic_names
-            .get(&topic)
-            .map_or(topic.default_name(), String::as_str)
+        self.topic_names.get(&topic).map_or(topic.default_name(), String::as_str)
     }
 
     /// Partitions of a topic, where we create it. Gaps, operations and log checkpoints have one.

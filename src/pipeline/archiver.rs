@@ -25,8 +25,9 @@ pub use status::{ArchiverSnapshot, ArchiverStatus};
 
 use crate::archive::gap::{ArchiveGap, seen_key};
 use crate::archive::key::GapKey;
-use crate::archive::store::{Lock, Store};
-use crate::archive::{Settings, lock_until};
+use crate::archive::probe::Verdict;
+use crate::archive::store::{Lock, Store, StoreError};
+use crate::archive::{AnyStore, Settings, lock_until};
 use crate::kafka::consumer::ReadError;
 use crate::kafka::settings::Settings as KafkaSettings;
 use crate::metrics::Metrics;
@@ -55,6 +56,57 @@ pub enum ArchiverError {
     Cancelled,
 }
 
+/// Opens the store of `settings`, tries what the archive rests on, and archives to it: [`run`].
+///
+/// A store that cannot be reached is tried again; one that lacks a property is refused.
+pub async fn open_and_run(
+    settings: Settings,
+    kafka: KafkaSettings,
+    topics: Vec<String>,
+    metrics: Arc<Metrics>,
+    status: Arc<ArchiverStatus>,
+    cancel: CancellationToken,
+) -> Result<(), ArchiverError> {
+    let opened = tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        opened = open(&settings, &metrics, &status) => opened,
+    };
+    let store = opened.inspect_err(|error| status.trouble(Side::Store, &error.to_string()))?;
+    run(Arc::new(store), settings, kafka, topics, metrics, status, cancel).await
+}
+
+async fn open(
+    settings: &Settings,
+    metrics: &Metrics,
+    status: &ArchiverStatus,
+) -> Result<AnyStore, ArchiverError> {
+    let refused = |error: StoreError| ArchiverError::Refused(error.to_string());
+    let store = AnyStore::open(settings).await.map_err(refused)?;
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let properties = loop {
+        match store.probe(settings).await {
+            Ok(properties) => break properties,
+            Err(StoreError::Retry { reason, message }) => {
+                metrics.retry("archive", reason);
+                status.trouble(Side::Store, &format!("failed to try the store: {message}"));
+            }
+            Err(error) => return Err(refused(error)),
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    };
+    status.well(Side::Store);
+    for property in properties {
+        let (name, detail) = (property.name, property.detail);
+        match property.verdict {
+            Verdict::Held | Verdict::NotWanted => tracing::debug!(detail, "archive store: {name}"),
+            Verdict::NotProvable => tracing::warn!(detail, "archive store: {name} is not provable"),
+            Verdict::Absent => tracing::warn!(detail, "archive store: {name} is not there"),
+        }
+    }
+    tracing::info!(store = store.describe(), "archive store opened");
+    Ok(store)
+}
+
 /// Archives `topics` until cancelled. One writer at a time: two would meet in the store, and one of them would adopt.
 ///
 /// What the store or Kafka cannot do for a while is tried again for as long as it takes. Must run on a tokio runtime.
@@ -69,7 +121,9 @@ pub async fn run<S: Store>(
 ) -> Result<(), ArchiverError> {
     let reader = Reader::new(&kafka);
     let parts = Arc::new(Parts { store, settings, kafka, topics, reader, metrics, status, cancel });
-    match archive(&parts).await {
+    let outcome = archive(&parts).await;
+    parts.status.ended();
+    match outcome {
         Err(ArchiverError::Cancelled) | Ok(()) => Ok(()),
         Err(error) => {
             parts.status.trouble(Side::Store, &error.to_string());

@@ -102,6 +102,7 @@ impl<S: Store> Session<S> {
     /// Runs until told to stop, or until something makes the places uncertain.
     pub(super) async fn run(mut self) -> Result<End, ArchiverError> {
         let outcome = self.turn_until_end().await;
+        self.parts.status.draining();
         // What is on its way ends first: a put that goes on behind our back would meet the next one of its name.
         while let Some(done) = self.work.next().await {
             if let Done::Put(done) = done
@@ -175,6 +176,7 @@ impl<S: Store> Session<S> {
 
     fn tick(&mut self) -> Result<(), ArchiverError> {
         let now = now();
+        self.parts.status.beat();
         self.tend(now)?;
         if now.mono_ms >= self.refresh_due_ms && !self.finding {
             self.finding = true;

@@ -1,7 +1,9 @@
 //! What the archiver says about itself: for `/readyz`, the status page and the demo.
 
 use crate::archive::gap::ArchiveGap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::health::Health;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A look at the archiver.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,12 +42,20 @@ pub struct ArchiverSnapshot {
 
 /// Shared between the archiver, who writes, and everyone who looks.
 #[derive(Debug, Default)]
-pub struct ArchiverStatus(Mutex<ArchiverSnapshot>);
+pub struct ArchiverStatus {
+    now: Mutex<ArchiverSnapshot>,
+    health: Arc<Health>,
+}
+
+/// The part of [`Health`], and the name of the loop, that the archiver speaks for.
+const PART: &str = "archive";
+const LOOP: &str = "archiver";
 
 impl ArchiverStatus {
-    /// A status without anything.
-    pub fn new() -> Self {
-        Self::default()
+    /// A status that also tells `health` (part `archive`, loop `archiver`).
+    pub fn new(health: Arc<Health>) -> Self {
+        health.set_starting(PART, "the places from which it goes on are not found yet");
+        Self { now: Mutex::default(), health }
     }
 
     /// How things are.
@@ -55,19 +65,37 @@ impl ArchiverStatus {
 
     /// What `/readyz` shows of it: trouble first, then gaps.
     pub fn degraded(&self) -> Option<String> {
-        let now = self.lock();
-        if let Some(trouble) = now.store_trouble.as_ref().or(now.kafka_trouble.as_ref()) {
-            return Some(trouble.clone());
+        self.lock().degraded()
+    }
+
+    /// The loop has turned.
+    pub(super) fn beat(&self) {
+        self.health.beat(LOOP);
+    }
+
+    /// The loop waits for its last puts.
+    pub(super) fn draining(&self) {
+        self.health.named_wait(LOOP, "the last puts", Duration::from_mins(10));
+    }
+
+    /// The loop has ended.
+    pub(super) fn ended(&self) {
+        self.health.ended(LOOP);
+    }
+
+    /// Tells health what is so now.
+    fn tell(&self, now: &ArchiverSnapshot) {
+        match now.degraded() {
+            Some(reason) => self.health.set_degraded(PART, reason),
+            None if now.placed => self.health.clear(PART),
+            None => {}
         }
-        let first = now.gaps.first()?;
-        Some(format!(
-            "{} archive gap(s) not acknowledged, the first: {first}; see `ghauditd archive list`",
-            now.gaps.len()
-        ))
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut ArchiverSnapshot)) {
-        change(&mut self.lock());
+        let mut now = self.lock();
+        change(&mut now);
+        self.tell(&now);
     }
 
     /// Says what is wrong on one side; logged once for each new text.
@@ -76,6 +104,7 @@ impl ArchiverStatus {
         let slot = now.slot(side);
         if slot.as_deref() != Some(message) {
             *slot = Some(message.to_owned());
+            self.tell(&now);
             drop(now);
             tracing::warn!("archive: {message}");
         }
@@ -83,13 +112,17 @@ impl ArchiverStatus {
 
     /// Nothing is wrong any more on one side.
     pub(super) fn well(&self, side: Side) {
-        if self.lock().slot(side).take().is_some() {
+        let mut now = self.lock();
+        let before = now.slot(side).take();
+        self.tell(&now);
+        drop(now);
+        if before.is_some() {
             tracing::info!("archive: {} answers again", side.name());
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, ArchiverSnapshot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,6 +143,18 @@ impl Side {
 }
 
 impl ArchiverSnapshot {
+    /// What keeps it from being ready: trouble first, then gaps.
+    fn degraded(&self) -> Option<String> {
+        if let Some(trouble) = self.store_trouble.as_ref().or(self.kafka_trouble.as_ref()) {
+            return Some(trouble.clone());
+        }
+        let first = self.gaps.first()?;
+        Some(format!(
+            "{} archive gap(s) not acknowledged, the first: {first}; see `ghauditd archive list`",
+            self.gaps.len()
+        ))
+    }
+
     fn slot(&mut self, side: Side) -> &mut Option<String> {
         match side {
             Side::Store => &mut self.store_trouble,
