@@ -57,6 +57,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
 }
 
 async fn demo(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    crate::github::client::install_crypto_provider();
     let stage = Stage::set(args).await?;
     out.line(format!("Simulated GitHub   {}  (enterprise {ENTITY})", stage.sim.base_url()))?;
     out.line(format!("Kafka              {}", args.brokers))?;
