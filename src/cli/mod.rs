@@ -1,6 +1,7 @@
 //! The command line: one file per command, one writer, documented exit codes.
 
 pub mod archive;
+mod archive_args;
 mod check;
 mod checkpoint;
 mod completions;
@@ -73,6 +74,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
@@ -116,6 +118,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
+        Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),
