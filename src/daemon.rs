@@ -4,7 +4,6 @@
 //! is away only costs time: the daemon says so on its pages and waits. Order of a stop: the loops end after what they
 //! are committing, then the seen ids are made durable, then the producers close.
 
-use crate::archive::{self, Store, StoreError, StoreSettings};
 use crate::audit::lane::LaneRules;
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
@@ -34,9 +33,6 @@ use tracing::{error, info, warn};
 /// How often the seen ids are made durable.
 const FLUSH_EVERY: Duration = Duration::from_mins(1);
 
-/// How often the archiver's state is shown on the pages.
-const HEALTH_EVERY: Duration = Duration::from_secs(1);
-
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunOptions {
@@ -62,9 +58,6 @@ pub enum DaemonError {
     /// A collector ended.
     #[error(transparent)]
     Collector(#[from] CollectorError),
-    /// The archive's store does not keep its contract.
-    #[error("{0}")]
-    Archive(#[from] StoreError),
     /// The admin server ended.
     #[error(transparent)]
     Admin(#[from] admin::server::ServerError),
@@ -110,7 +103,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
         }
     };
     let running = collect(&config, clients, started, &shared, &mut tasks);
-    start_archive(&config, &shared, &mut tasks)?;
+    start_archive(&config, &shared, &mut tasks);
     shared.health.clear("kafka");
     supervisor::notify_ready("collecting");
     info!(entities = config.entities.len(), "collecting");
@@ -278,8 +271,7 @@ fn collect(
     let (to_flush, stop) = (Arc::clone(&buckets), tasks.token());
     let retentions = seen::retentions(&config.entities);
     tasks.spawn("seen-ids", async move {
-        keep_durable(to_flush, retentions, clocks, stop).await;
-        Ok(())
+        keep_durable(to_flush, retentions, clocks, stop).await.map_err(DaemonError::from)
     });
     Running { buckets }
 }
@@ -290,10 +282,10 @@ async fn keep_durable(
     retentions: BTreeMap<SeenLane, Duration>,
     clocks: Arc<seen::Clocks>,
     stop: CancellationToken,
-) {
+) -> Result<(), StateError> {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(FLUSH_EVERY) => {}
         }
         let (buckets, clocks) = (Arc::clone(&buckets), Arc::clone(&clocks));
@@ -302,6 +294,7 @@ async fn keep_durable(
             tokio::task::spawn_blocking(move || seen::keep(&buckets, &retentions, &clocks)).await;
         match flushed {
             Ok(Ok(())) => {}
+            Ok(Err(error)) if !error.is_retryable() => return Err(error),
             Ok(Err(error)) => warn!("seen ids cannot be made durable, trying again: {error}"),
             Err(error) => warn!("seen ids cannot be made durable: {error}"),
         }
@@ -329,54 +322,23 @@ fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> En
 }
 
 /// Starts the archiver, where an archive is configured.
-fn start_archive(config: &Config, shared: &Shared, tasks: &mut Tasks) -> Result<(), DaemonError> {
-    let Some(settings) = config.archive.clone() else { return Ok(()) };
-    match settings.store.clone() {
-        StoreSettings::Dir { path, immutable } => {
-            let store = archive::dir::DirStore::new(path, immutable);
-            spawn_archiver(store, settings, config, shared, tasks);
-        }
-        StoreSettings::S3 { .. } => {
-            return Err(DaemonError::Setup("s3 is not wired".to_owned()));
-        }
-    }
-    Ok(())
-}
-
-/// An archive that stops does not stop the collecting: what GitHub deletes meanwhile could not be archived later.
-fn spawn_archiver<S: Store>(
-    store: S,
-    settings: archive::Settings,
-    config: &Config,
-    shared: &Shared,
-    tasks: &mut Tasks,
-) {
+///
+/// An archive that stops does not stop the collecting: what GitHub deletes meanwhile could never be archived.
+fn start_archive(config: &Config, shared: &Shared, tasks: &mut Tasks) {
+    let Some(settings) = config.archive.clone() else { return };
     let topics = Topic::ALL.into_iter().filter(|topic| topic.is_archived());
     let topics: Vec<String> = topics.map(|topic| config.kafka.topic(topic).to_owned()).collect();
-    let status = Arc::new(ArchiverStatus::new());
+    let status = Arc::new(ArchiverStatus::new(Arc::clone(&shared.health)));
     let (kafka, metrics) = (config.kafka.clone(), Arc::clone(&shared.metrics));
-    let (seen, health, stop) = (Arc::clone(&status), Arc::clone(&shared.health), tasks.token());
+    let stop = tasks.token();
     tasks.spawn("archiver", async move {
         let stopped = stop.clone();
-        let archiving = archiver::run(Arc::new(store), settings, kafka, topics, metrics, status, stop);
+        let archiving = archiver::open_and_run(settings, kafka, topics, metrics, status, stop);
         if let Err(error) = archiving.await {
-            error!("collecting goes on without the archive, restart when this is mended: {error}");
+            error!("{error}; collecting goes on without it, restart when this is mended");
             stopped.cancelled().await;
         }
         Ok(())
-    });
-    let stop = tasks.token();
-    tasks.spawn("archive-health", async move {
-        loop {
-            match seen.degraded() {
-                Some(reason) => health.set_degraded("archive", reason),
-                None => health.clear("archive"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(HEALTH_EVERY) => {}
-            }
-        }
     });
 }
 

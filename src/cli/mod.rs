@@ -44,7 +44,11 @@ Examples:
 /// GitHub's audit log to Kafka, exactly once, and on to write-once storage
 #[derive(Debug, Parser)]
 #[command(name = "ghauditd", version, long_about = LONG_ABOUT, max_term_width = 100)]
-#[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
+#[command(
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,

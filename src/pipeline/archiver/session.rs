@@ -361,8 +361,11 @@ impl<S: Store> Session<S> {
         let pause = if found.missing > 0 { REFRESH_MISSING_MS } else { REFRESH_MS };
         self.refresh_due_ms = mono_ms() + pause;
         self.lag_due_ms = if found.starts.is_empty() { self.lag_due_ms } else { mono_ms() };
+        if !found.starts.is_empty() {
+            tracing::info!(partitions = found.starts.len(), "archive goes on from its stored ends");
+        }
         for start in found.starts {
-            tracing::info!(
+            tracing::debug!(
                 topic = start.topic,
                 partition = start.partition,
                 position = start.position,
