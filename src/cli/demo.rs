@@ -291,7 +291,7 @@ fn conclude(
     let (config, web) = (stage.config(), stage.kafka.topic(crate::audit::Topic::Web).to_owned());
     let program = std::env::current_exe()?;
     out.line(format!(
-        "\nTry next:\n  {0} --config {1} archive list\n  {0} --config {1} archive cat --topic {web} | head -3\n  \
+        "\nTry next:\n  {0} --config {1} archive list\n  {0} --config {1} archive cat {web} | head -3\n  \
          {0} sim --help\n(With the broker started again, `{0} --config {1} checkpoint show` tells where the daemon stands, and\n  \
          kcat -b {2} -t {web} -C -e -c 3  what a consumer sees.)",
         shown(&program), shown(&config), args.brokers
