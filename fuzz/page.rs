@@ -276,7 +276,8 @@ fn time(raw: &RawValue) -> Time {
     if let Ok(number) = token.parse::<i64>() {
         return Time::Is(Some(number));
     }
-    if !token.contains(['.', 'e', 'E']) {
+    let number = token.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    if !number || !token.contains(['.', 'e', 'E']) {
         return Time::Is(None);
     }
     let number: f64 = token.parse().unwrap();

@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError};
 use crate::kafka::producer::Producer;
 use crate::metrics::Metrics;
+use crate::pipeline::archiver::{self, ArchiverStatus};
 use crate::pipeline::collector::{self, CollectorError, Parts};
 use crate::pipeline::partition::{OpenError, Opened, Opener, Partition};
 use crate::pipeline::record::{EntityContext, VALUE_BYTES_MAX};
@@ -27,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How often the seen ids are made durable.
 const FLUSH_EVERY: Duration = Duration::from_mins(1);
@@ -57,9 +58,6 @@ pub enum DaemonError {
     /// A collector ended.
     #[error(transparent)]
     Collector(#[from] CollectorError),
-    /// The archiver ended.
-    #[error("{0}")]
-    Archiver(String),
     /// The admin server ended.
     #[error(transparent)]
     Admin(#[from] admin::server::ServerError),
@@ -105,7 +103,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
         }
     };
     let running = collect(&config, clients, started, &shared, &mut tasks);
-    archive(&config, &shared, &mut tasks)?;
+    start_archive(&config, &shared, &mut tasks);
     shared.health.clear("kafka");
     supervisor::notify_ready("collecting");
     info!(entities = config.entities.len(), "collecting");
@@ -273,8 +271,7 @@ fn collect(
     let (to_flush, stop) = (Arc::clone(&buckets), tasks.token());
     let retentions = seen::retentions(&config.entities);
     tasks.spawn("seen-ids", async move {
-        keep_durable(to_flush, retentions, clocks, stop).await;
-        Ok(())
+        keep_durable(to_flush, retentions, clocks, stop).await.map_err(DaemonError::from)
     });
     Running { buckets }
 }
@@ -285,10 +282,10 @@ async fn keep_durable(
     retentions: BTreeMap<SeenLane, Duration>,
     clocks: Arc<seen::Clocks>,
     stop: CancellationToken,
-) {
+) -> Result<(), StateError> {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(FLUSH_EVERY) => {}
         }
         let (buckets, clocks) = (Arc::clone(&buckets), Arc::clone(&clocks));
@@ -297,6 +294,7 @@ async fn keep_durable(
             tokio::task::spawn_blocking(move || seen::keep(&buckets, &retentions, &clocks)).await;
         match flushed {
             Ok(Ok(())) => {}
+            Ok(Err(error)) if !error.is_retryable() => return Err(error),
             Ok(Err(error)) => warn!("seen ids cannot be made durable, trying again: {error}"),
             Err(error) => warn!("seen ids cannot be made durable: {error}"),
         }
@@ -324,10 +322,24 @@ fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> En
 }
 
 /// Starts the archiver, where an archive is configured.
-fn archive(config: &Config, shared: &Shared, tasks: &mut Tasks) -> Result<(), DaemonError> {
-    let Some(settings) = config.archive.clone() else { return Ok(()) };
-    drop((settings, shared, tasks));
-    Ok(())
+///
+/// An archive that stops does not stop the collecting: what GitHub deletes meanwhile could never be archived.
+fn start_archive(config: &Config, shared: &Shared, tasks: &mut Tasks) {
+    let Some(settings) = config.archive.clone() else { return };
+    let topics = Topic::ALL.into_iter().filter(|topic| topic.is_archived());
+    let topics: Vec<String> = topics.map(|topic| config.kafka.topic(topic).to_owned()).collect();
+    let status = Arc::new(ArchiverStatus::new(Arc::clone(&shared.health)));
+    let (kafka, metrics) = (config.kafka.clone(), Arc::clone(&shared.metrics));
+    let stop = tasks.token();
+    tasks.spawn("archiver", async move {
+        let stopped = stop.clone();
+        let archiving = archiver::open_and_run(settings, kafka, topics, metrics, status, stop);
+        if let Err(error) = archiving.await {
+            error!("{error}; collecting goes on without it, restart when this is mended");
+            stopped.cancelled().await;
+        }
+        Ok(())
+    });
 }
 
 /// Takes a partition again after its producer was lost.

@@ -109,7 +109,9 @@ pub fn owner_key(partition: i32) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer program.
-    #[error("{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it")]
+    #[error(
+        "{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it"
+    )]
     Newer {
         /// What was read.
         what: &'static str,

@@ -12,7 +12,9 @@ pub struct EntityName(String);
 
 /// A name that is not an entity name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("entity name {0:?} is not 1 to 100 characters of a-z 0-9 . _ - beginning with a letter or digit")]
+#[error(
+    "entity name {0:?} is not 1 to 100 characters of a-z 0-9 . _ - beginning with a letter or digit"
+)]
 pub struct EntityNameError(String);
 
 impl EntityName {

@@ -12,7 +12,7 @@ pub struct Text(Bytes);
 impl Text {
     /// Text from bytes; `None` when they are not UTF-8.
     pub fn new(bytes: Bytes) -> Option<Self> {
-        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+        (bytes.is_ascii() || std::str::from_utf8(&bytes).is_ok()).then_some(Self(bytes))
     }
 
     /// The UTF-8 bytes.
@@ -85,11 +85,7 @@ impl Entry {
 
     /// The data topic that this entry belongs to: by its kind, never by the way in.
     pub fn topic(&self) -> Topic {
-        match self
-            .action
-            .as_ref()
-            .map(|action| action.as_bytes().as_ref())
-        {
+        match self.action.as_ref().map(|action| action.as_bytes().as_ref()) {
             Some(action) if action.starts_with(b"git.") => Topic::Git,
             Some(b"api.request") => Topic::Stream,
             _ => Topic::Web,

@@ -102,7 +102,11 @@ impl Batch {
             .map(|record| {
                 record.key.len()
                     + record.value.as_ref().map_or(0, Bytes::len)
-                    + record.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+                    + record
+                        .headers
+                        .iter()
+                        .map(|(name, value)| name.len() + value.len())
+                        .sum::<usize>()
             })
             .sum()
     }

@@ -1,5 +1,6 @@
 //! `ghauditd check`: all faults of a configuration at once.
 
+use super::connect::{self, Try, Verdict};
 use super::{Exit, Global, Output};
 use crate::archive::{LockMode, StoreSettings};
 use crate::audit::{EntityKind, Topic};
@@ -13,15 +14,21 @@ use std::time::Duration;
 const LONG_ABOUT: &str = "\
 Read the configuration and report all of its faults at once, each with its key, what is wrong and the remedy.
 
-Nothing is connected to. Exit code 0: no fault; 3: faults.";
+With --connect it also tries, without changing anything: each token and its scope, the topics and their settings, \
+write access by a transaction that is aborted, and the archive's store. Exit code 0: all is good; 3: faults in the \
+configuration; 4: something does not work.";
 
 /// Check the configuration
 #[derive(Debug, Args)]
 #[command(long_about = LONG_ABOUT, after_long_help = "\
 Examples:
   ghauditd --config ./ghauditd.toml check
+  ghauditd check --connect
   ghauditd check --json | jq -r '.faults[].key'")]
 pub(super) struct CheckArgs {
+    /// Also try the tokens, the topics, write access and the store
+    #[arg(long)]
+    connect: bool,
     /// Answer as JSON
     #[arg(long)]
     json: bool,
@@ -33,6 +40,8 @@ struct Answer<'a> {
     good: bool,
     faults: &'a [Fault],
     warnings: &'a [Fault],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<&'a [Try]>,
 }
 
 pub(super) fn run(args: &CheckArgs, global: &Global, out: &mut Output) -> anyhow::Result<Exit> {
@@ -42,8 +51,13 @@ pub(super) fn run(args: &CheckArgs, global: &Global, out: &mut Output) -> anyhow
         Err(Faults(faults)) => (faults, &[]),
     };
     let config = global.config.display().to_string();
+    let tries = match &loaded {
+        Ok(Loaded { config, .. }) if args.connect => Some(super::block_on(connect::all(config))?),
+        _ => None,
+    };
+    let connect = tries.as_deref();
     if args.json {
-        out.json(&Answer { config, good: loaded.is_ok(), faults, warnings })?;
+        out.json(&Answer { config, good: loaded.is_ok(), faults, warnings, connect })?;
     } else {
         match &loaded {
             Ok(Loaded { config: good, .. }) => {
@@ -54,8 +68,24 @@ pub(super) fn run(args: &CheckArgs, global: &Global, out: &mut Output) -> anyhow
         }
         show("fault", faults, out)?;
         show("warning", warnings, out)?;
+        show_tries(connect.unwrap_or_default(), out)?;
     }
-    Ok(if loaded.is_ok() { Exit::Ok } else { Exit::Config })
+    let failed = |tries: &[Try]| tries.iter().any(|one| one.verdict == Verdict::Failed);
+    Ok(match loaded {
+        Err(_) => Exit::Config,
+        Ok(_) if connect.is_some_and(failed) => Exit::Connect,
+        Ok(_) => Exit::Ok,
+    })
+}
+
+fn show_tries(tries: &[Try], out: &mut Output) -> anyhow::Result<()> {
+    if !tries.is_empty() {
+        out.line("")?;
+    }
+    for Try { what, verdict, message } in tries {
+        out.line(format!("{:7}  {what}: {message}", verdict.word()))?;
+    }
+    Ok(())
 }
 
 /// `1 fault`, `2 faults`.

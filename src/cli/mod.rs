@@ -2,7 +2,9 @@
 
 pub mod archive;
 mod check;
+mod checkpoint;
 mod completions;
+mod connect;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
@@ -41,7 +43,11 @@ Examples:
 /// GitHub's audit log to Kafka, exactly once, and on to write-once storage
 #[derive(Debug, Parser)]
 #[command(name = "ghauditd", version, long_about = LONG_ABOUT, max_term_width = 100)]
-#[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
+#[command(
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -70,6 +76,7 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
@@ -112,6 +119,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),
@@ -135,6 +143,21 @@ fn explain(error: &clap::Error, out: &mut Output) -> anyhow::Result<Exit> {
 /// The configuration of the command line, with this process's environment.
 fn load_config(global: &Global) -> Result<Loaded, Faults> {
     load(&global.config, &Environment::of_process())
+}
+
+/// The configuration for a command that is not `check`: complains about all faults at once.
+fn config_or_complaints(global: &Global, out: &mut Output) -> Option<Loaded> {
+    match load_config(global) {
+        Ok(loaded) => Some(loaded),
+        Err(Faults(faults)) => {
+            let config = global.config.display();
+            out.complain(format!("{config} has {}", check::counted(faults.len())));
+            for fault in faults {
+                out.complain(fault);
+            }
+            None
+        }
+    }
 }
 
 /// Runs a command's asynchronous part.

@@ -89,8 +89,8 @@ fn exit_of(error: &DaemonError) -> Exit {
         | DaemonError::State(_)
         | DaemonError::CatchUp(_)
         | DaemonError::Collector(CollectorError::Refused(_)) => Exit::Refused,
-        DaemonError::Archiver(_) => Exit::Archive,
         DaemonError::Setup(_)
+        | DaemonError::Collector(CollectorError::State(_))
         | DaemonError::Admin(_)
         | DaemonError::Grace(_)
         | DaemonError::Unexpected(_) => Exit::Unexpected,

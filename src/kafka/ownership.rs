@@ -167,11 +167,12 @@ impl Ownership {
     ) -> Result<Acquired, StartError> {
         let ownership = Self { settings, metrics, me: this_process() };
         let topics = topics::ensure(Arc::clone(&ownership.settings), init).await?;
-        let known = ownership.survey(&topics, init).await?;
+        let reader = Reader::open(&ownership.settings).await?;
+        let known = ownership.survey(&reader, &topics, init).await?;
         let mut producers = ownership.open_all(&partitions, known.genesis.is_none()).await?;
         let genesis = match known.genesis {
             Some(genesis) => genesis,
-            None => ownership.begin(&producers, &topics).await?,
+            None => ownership.begin(&reader, &producers, &topics).await?,
         };
         try_join_all(producers.values().map(|producer| ownership.claim(producer, None))).await?;
         if !partitions.contains(&0)
@@ -182,7 +183,7 @@ impl Ownership {
         let mut warnings: Vec<String> =
             topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
         warnings.extend(orphans(&known.checkpoints, entities));
-        let checkpoints = ownership.restore(&producers, init, &mut warnings).await?;
+        let checkpoints = ownership.restore(&reader, &producers, init, &mut warnings).await?;
         Ok(Acquired { ownership, producers, genesis, checkpoints, topics, warnings })
     }
 
@@ -198,11 +199,12 @@ impl Ownership {
         &self,
         partition: i32,
     ) -> Result<(Producer, BTreeMap<EntityName, Checkpoint>), StartError> {
+        let reader = Reader::open(&self.settings).await?;
         // first without fencing: another instance must not be disturbed by one that lost
-        let mut before = self.read([partition], Until::Now).await?;
+        let mut before = self.read(&reader, [partition], Until::Now).await?;
         self.refuse_other(partition, before.owners.remove(&partition))?;
         let producer = self.open(partition).await?;
-        let mut restored = self.read([partition], Until::End).await?;
+        let mut restored = self.read(&reader, [partition], Until::End).await?;
         // it may have come between the look and the fence: then it is the newer one, and takes the partition back
         self.refuse_other(partition, restored.owners.remove(&partition))?;
         self.claim(&producer, None).await?;
@@ -219,9 +221,14 @@ impl Ownership {
     }
 
     /// Step 2: looks at all state without changing anything.
-    async fn survey(&self, topics: &[TopicState], init: bool) -> Result<Restored, StartError> {
+    async fn survey(
+        &self,
+        reader: &Reader,
+        topics: &[TopicState],
+        init: bool,
+    ) -> Result<Restored, StartError> {
         let count = self.settings.partitions(Topic::Checkpoints);
-        let known = self.read(0..count, Until::Now).await?;
+        let known = self.read(reader, 0..count, Until::Now).await?;
         match &known.genesis {
             Some(genesis) => check_listed(genesis, topics)?,
             None if init => {}
@@ -259,10 +266,11 @@ impl Ownership {
     /// Step 4 of a first run. Another first run may have been faster until we fenced it: then its genesis stands.
     async fn begin(
         &self,
+        reader: &Reader,
         producers: &BTreeMap<i32, Producer>,
         topics: &[TopicState],
     ) -> Result<Genesis, StartError> {
-        if let Some(genesis) = self.read([0], Until::End).await?.genesis {
+        if let Some(genesis) = self.read(reader, [0], Until::End).await?.genesis {
             check_listed(&genesis, topics)?;
             return Ok(genesis);
         }
@@ -293,16 +301,14 @@ impl Ownership {
     /// Step 5.
     async fn restore(
         &self,
+        reader: &Reader,
         producers: &BTreeMap<i32, Producer>,
         init: bool,
         warnings: &mut Vec<String>,
     ) -> Result<BTreeMap<EntityName, Checkpoint>, StartError> {
         let partitions: Vec<i32> = producers.keys().copied().collect();
-        let mut checkpoints = self.read(partitions, Until::End).await?.checkpoints;
-        let settings = Arc::clone(&self.settings);
-        let reached = blocking::<_, RestoreError>(move || {
-            read_reached(&TopicReader::new(&settings)?, &settings)
-        });
+        let mut checkpoints = self.read(reader, partitions, Until::End).await?.checkpoints;
+        let reached = reader.with(&self.settings, read_reached);
         let count = self.settings.partitions(Topic::Checkpoints);
         for (entity, reached) in reached.await? {
             let checkpoint = checkpoints.get(&entity).map_or(0, |known| known.sequence);
@@ -330,14 +336,45 @@ impl Ownership {
 
     async fn read(
         &self,
+        reader: &Reader,
         partitions: impl IntoIterator<Item = i32> + Send + 'static,
         until: Until,
     ) -> Result<Restored, RestoreError> {
-        let settings = Arc::clone(&self.settings);
-        blocking(move || {
-            read_partitions(&TopicReader::new(&settings)?, &settings, partitions, until)
-        })
-        .await
+        reader
+            .with(&self.settings, move |reader, settings| {
+                read_partitions(reader, settings, partitions, until)
+            })
+            .await
+    }
+}
+
+/// Clients for reading, kept for one start: making and dropping them costs more than the reading.
+struct Reader(Option<Arc<TopicReader>>);
+
+impl Reader {
+    async fn open(settings: &Arc<Settings>) -> Result<Self, RestoreError> {
+        let settings = Arc::clone(settings);
+        blocking(move || Ok(Self(Some(Arc::new(TopicReader::new(&settings)?))))).await
+    }
+
+    /// Runs what blocks away from the event loop.
+    async fn with<T: Send + 'static>(
+        &self,
+        settings: &Arc<Settings>,
+        work: impl FnOnce(&TopicReader, &Settings) -> Result<T, RestoreError> + Send + 'static,
+    ) -> Result<T, RestoreError> {
+        // taken only by the drop
+        let Some(reader) = self.0.clone() else { return Err(RestoreError::Stopping) };
+        let settings = Arc::clone(settings);
+        blocking(move || work(&reader, &settings)).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // closing a consumer blocks for 100 ms and more: not on the event loop
+        let reader = self.0.take();
+        drop(tokio::task::spawn_blocking(move || drop(reader)));
     }
 }
 

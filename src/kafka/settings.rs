@@ -70,9 +70,7 @@ pub struct Settings {
 impl Settings {
     /// The name of a topic.
     pub fn topic(&self, topic: Topic) -> &str {
-        self.topic_names
-            .get(&topic)
-            .map_or(topic.default_name(), String::as_str)
+        self.topic_names.get(&topic).map_or(topic.default_name(), String::as_str)
     }
 
     /// Partitions of a topic, where we create it. Gaps, operations and log checkpoints have one.
@@ -108,7 +106,6 @@ impl Settings {
 
     fn set_common(&self, config: &mut ClientConfig) {
         config.set("bootstrap.servers", &self.brokers);
-        config.set("message.max.bytes", MESSAGE_BYTES_MAX.to_string());
         set_all(config, COMMON);
         if self.uses_tls() {
             // OpenSSL is linked in and does not find the system's authorities by itself
@@ -130,6 +127,8 @@ impl Settings {
             let answer = CALL_TIMEOUT.min(self.transaction_timeout);
             config.set("socket.timeout.ms", answer.as_millis().to_string());
         }
+        // of producers only: a consumer's fetches may be smaller than it and still bring what is larger
+        config.set("message.max.bytes", MESSAGE_BYTES_MAX.to_string());
         config.set("compression.type", &self.compression);
         set_all(config, PRODUCER);
         extend(config, &self.producer_properties);

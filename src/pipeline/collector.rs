@@ -36,6 +36,9 @@ pub enum CollectorError {
     /// What is in Kafka is not what this installation wrote.
     #[error("{0}")]
     Refused(String),
+    /// The files of seen ids are damaged; a restart rebuilds them.
+    #[error("{0}; the next start rebuilds them from Kafka")]
+    State(crate::state::StateError),
 }
 
 /// What a collector is made of.
@@ -75,7 +78,7 @@ pub async fn run<S: Source, O: Opener>(
     let mut collector = Collector::new(parts, checkpoint);
     loop {
         collector.report();
-        collector.start_commit();
+        collector.start_commit()?;
         let wake = collector.start_fetch();
         let sleep_ms = wake.saturating_sub(mono_ms()).clamp(0, 10_000);
         let sleep = Duration::from_millis(u64::try_from(sleep_ms).unwrap_or(0));
@@ -169,33 +172,36 @@ impl<S: Source, O: Opener> Collector<S, O> {
     }
 
     /// Begins a commit when there is something to commit and nothing better to wait for.
-    fn start_commit(&mut self) {
+    fn start_commit(&mut self) -> Result<(), CollectorError> {
         let now = mono_ms();
         if self.committing.is_some() || self.sink_pause.is_on(now) {
-            return;
+            return Ok(());
         }
-        let Some(clocks) = self.clocks() else { return };
+        let Some(clocks) = self.clocks() else { return Ok(()) };
         if self.buffer.is_empty() {
             self.reshape(clocks);
-            return;
+            return Ok(());
         }
         let idle = self.fetching.is_none() && self.source_pause.is_on(now);
         let lingered = now.saturating_sub(self.buffer.since_mono_ms()) >= LINGER_MS;
         if !(self.buffer.is_ready() || idle || lingered) {
-            return;
+            return Ok(());
         }
         if self.buffer.counts_pages() && self.fetching.is_some() {
-            return;
+            return Ok(());
         }
         self.buffer.stage();
         match self.plan(clocks) {
             Ok(planned) => self.commit(planned),
+            // the cache is rebuilt from its changelog at the next start, for all partitions at once
+            Err(error) if !error.is_retryable() => return Err(CollectorError::State(error)),
             Err(error) => {
                 self.buffer.failed();
                 self.sink_pause.fail(now);
                 self.degrade(&format!("seen ids cannot be read: {error}"));
             }
         }
+        Ok(())
     }
 
     fn plan(&self, clocks: Clocks) -> Result<Planned, crate::state::StateError> {

@@ -53,13 +53,15 @@ pub struct Partition<O: Opener> {
 struct Slot<S> {
     /// `None`: lost, and not opened again yet.
     sink: Option<Arc<S>>,
+    /// A commit whose caller went away: nobody has heard its outcome.
+    in_flight: bool,
     checkpoints: BTreeMap<EntityName, Checkpoint>,
 }
 
 impl<O: Opener> Partition<O> {
     /// A partition that was just opened.
     pub fn new(number: i32, opener: Arc<O>, opened: Opened<O::Sink>) -> Self {
-        let slot = Slot { sink: Some(opened.sink), checkpoints: opened.checkpoints };
+        let slot = Slot { sink: Some(opened.sink), in_flight: false, checkpoints: opened.checkpoints };
         Self { number, opener, slot: Mutex::new(slot) }
     }
 
@@ -71,12 +73,17 @@ impl<O: Opener> Partition<O> {
     /// Commits a batch; others wait meanwhile.
     pub async fn commit(&self, batch: Batch) -> Result<Committed, SinkError> {
         let mut slot = self.slot.lock().await;
+        if std::mem::take(&mut slot.in_flight) {
+            slot.sink = None;
+        }
         let Some(sink) = slot.sink.clone() else {
             return Err(SinkError::Lost {
                 message: "the producer is being opened again".to_owned(),
             });
         };
+        slot.in_flight = true;
         let result = sink.commit(batch).await;
+        slot.in_flight = false;
         if let Err(SinkError::Lost { .. } | SinkError::Fenced { .. }) = &result {
             slot.sink = None;
         }

@@ -13,8 +13,6 @@ use tracing::{info, warn};
 
 /// Kept this much longer than GitHub keeps the entries: protocols' window behind the retention.
 const KEPT_LONGER: Duration = Duration::from_hours(45 * 24);
-/// Retention that counts where it is unlimited.
-const UNLIMITED: Duration = Duration::from_hours(180 * 24);
 
 /// Why the seen ids are not up to date.
 #[derive(Debug, thiserror::Error)]
@@ -86,24 +84,24 @@ fn catch_up_lane(
     buckets.set_applied(topic, partition, next);
     if records > 0 {
         info!(topic = name, partition, records, "seen ids brought up to date");
-        buckets.flush()?;
     }
     Ok(())
 }
 
 /// How long the fingerprints of each lane are needed: the longest retention of its entities and the window behind it.
+/// A lane that is unlimited for one of them is not named: nothing of it may be forgotten.
 pub fn retentions(entities: &[EntitySettings]) -> BTreeMap<SeenLane, Duration> {
-    let mut longest = BTreeMap::new();
+    let mut longest: BTreeMap<SeenLane, Option<Duration>> = BTreeMap::new();
     for lane in entities.iter().flat_map(|entity| &entity.lanes) {
         let seen = match lane.lane {
             Lane::Web => SeenLane::Web,
             Lane::Git => SeenLane::Git,
         };
-        let kept = lane.retention.unwrap_or(UNLIMITED).saturating_add(KEPT_LONGER);
+        let kept = lane.retention.map(|retention| retention.saturating_add(KEPT_LONGER));
         let entry = longest.entry(seen).or_insert(kept);
-        *entry = kept.max(*entry);
+        *entry = entry.zip(kept).map(|(a, b)| a.max(b));
     }
-    longest
+    longest.into_iter().filter_map(|(lane, kept)| Some((lane, kept?))).collect()
 }
 
 /// GitHub's now as each entity's collector knows it: what is too old is reckoned by the earliest of them.

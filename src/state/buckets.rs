@@ -267,7 +267,10 @@ impl Buckets {
             None => Vouched { bucket, count: 0, sum: 0 },
         };
         let path = shelf.path(bucket);
-        let bytes: Vec<u8> = news.iter().flat_map(|it| *it.as_bytes()).collect();
+        let mut bytes = Vec::with_capacity(news.len() * Fingerprint::LEN);
+        for fingerprint in &news {
+            bytes.extend_from_slice(fingerprint.as_bytes());
+        }
         if let Err(error) = disk::write_bucket(&path, vouched, &bytes) {
             // a file of this cache that has gone while it was in use
             let gone = vouched.count > 0 && error.kind() == io::ErrorKind::NotFound;
@@ -307,7 +310,7 @@ impl Buckets {
         slot.sum = news.iter().map(disk::checksum).fold(slot.sum, u64::wrapping_add);
         if let Some(loaded) = &mut slot.loaded {
             let bytes = loaded.bytes();
-            loaded.set.extend(news.iter().copied());
+            loaded.set.extend_new(&news);
             loaded.used_at = self.tick;
             self.memory_bytes += loaded.bytes() - bytes;
         }
@@ -339,7 +342,7 @@ impl Buckets {
         let vouched = slot.vouched();
         let path = shelf.path(bucket);
         let mut set = FingerprintSet::with_capacity(usize::try_from(vouched.count).unwrap_or(0));
-        let read = disk::read_bucket(&path, vouched, |it| set.extend([it]));
+        let read = disk::read_bucket(&path, vouched, |it| set.insert(it));
         match read {
             Ok(()) => {}
             Err(ReadError::Damaged) => return Err(self.damaged(path)),

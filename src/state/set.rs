@@ -15,20 +15,18 @@ impl FingerprintSet {
         Self { table: HashTable::with_capacity(capacity) }
     }
 
-    /// Adds a fingerprint; whether it was not there before.
-    pub(super) fn insert(&mut self, fingerprint: Fingerprint) -> bool {
-        let hash = fingerprint.id_hash();
-        if self.table.find(hash, |known| *known == fingerprint).is_some() {
-            return false;
+    /// Adds a fingerprint; once is enough.
+    pub(super) fn insert(&mut self, fingerprint: Fingerprint) {
+        if !self.contains(&fingerprint) {
+            self.extend_new(&[fingerprint]);
         }
-        self.table.insert_unique(hash, fingerprint, Fingerprint::id_hash);
-        true
     }
 
-    /// Adds fingerprints; those that are there already change nothing.
-    pub(super) fn extend(&mut self, fingerprints: impl IntoIterator<Item = Fingerprint>) {
-        for fingerprint in fingerprints {
-            self.insert(fingerprint);
+    /// Adds fingerprints that are not there: without looking.
+    pub(super) fn extend_new(&mut self, new: &[Fingerprint]) {
+        self.table.reserve(new.len(), Fingerprint::id_hash);
+        for fingerprint in new {
+            self.table.insert_unique(fingerprint.id_hash(), *fingerprint, Fingerprint::id_hash);
         }
     }
 

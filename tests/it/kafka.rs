@@ -2,6 +2,7 @@
 
 mod outage;
 mod refusals;
+mod single_errors;
 mod transactions;
 
 use super::support::kafka::Broker;

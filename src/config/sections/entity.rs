@@ -120,7 +120,7 @@ fn slug(table: &mut Table<'_>) -> Option<String> {
     }
     let slug = table.text("slug")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if slug.chars().all(plain) && slug.len() <= 100 {
+    if slug.chars().all(plain) && slug.len() <= 100 && !matches!(slug.as_str(), "." | "..") {
         return Some(slug);
     }
     table.fault(

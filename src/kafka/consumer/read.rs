@@ -184,6 +184,8 @@ impl TopicReader {
         let group = format!("{}-reader", settings.id_prefix);
         let limits = [
             ("queued.max.messages.kbytes", "8192".to_owned()),
+            ("fetch.max.bytes", (4 << 20).to_string()),
+            ("fetch.message.max.bytes", (1 << 20).to_string()),
             ("fetch.wait.max.ms", "10".to_owned()),
         ];
         let make = |isolation| {

@@ -163,7 +163,12 @@ impl Stream {
         limits: StreamLimits,
         encode: impl Fn(StreamRecord<'_>, &mut Vec<u8>) + Send + 'static,
     ) -> Result<Self, ReadError> {
-        let more = [("queued.max.messages.kbytes", (limits.prefetch_bytes_max >> 10).to_string())];
+        let fetch = (limits.prefetch_bytes_max / 2).max(1 << 20);
+        let more = [
+            ("queued.max.messages.kbytes", (limits.prefetch_bytes_max >> 10).to_string()),
+            ("fetch.max.bytes", fetch.to_string()),
+            ("fetch.message.max.bytes", fetch.min(1 << 20).to_string()),
+        ];
         let failed = |message: String| ReadError::Client { message };
         let consumer = consumer(settings, Isolation::Committed, group, &more)
             .map_err(|error| failed(error.to_string()))?;

@@ -364,7 +364,9 @@ impl<S: Store> Session<S> {
         let pause = if found.missing > 0 { REFRESH_MISSING_MS } else { REFRESH_MS };
         self.refresh_due_ms = mono_ms() + pause;
         self.lag_due_ms = if found.starts.is_empty() { self.lag_due_ms } else { mono_ms() };
-        let placed = found.starts.len();
+        if !found.starts.is_empty() {
+            tracing::info!(partitions = found.starts.len(), "archive goes on from its stored ends");
+        }
         for start in found.starts {
             tracing::debug!(
                 topic = start.topic,
@@ -375,9 +377,6 @@ impl<S: Store> Session<S> {
             self.begin(start);
         }
         let partitions = self.known.len();
-        if placed > 0 {
-            tracing::info!(partitions, "archive: partitions are read from where the archive ends");
-        }
         let gaps = self.parts.status.snapshot().gaps.len();
         self.parts.metrics.archive_gaps(i64::try_from(gaps).unwrap_or(i64::MAX));
         self.parts.status.change(|status| {

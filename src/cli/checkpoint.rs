@@ -1,0 +1,291 @@
+//! `ghauditd checkpoint list|show`: the saved state, read without disturbing anybody.
+
+use super::{Exit, Global, Output};
+use crate::audit::checkpoint::Backfill;
+use crate::audit::{Checkpoint, EntityName, Lane, LaneState, Owner, Slice, SliceKind, Topic};
+use crate::config::Config;
+use crate::kafka::restore::{Restored, read_checkpoints};
+use crate::time::{rfc3339_ms, rfc3339_s};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const LONG_ABOUT: &str = "\
+Show the checkpoints: how far each lane of each entity has been read, what is still open, and who owns the state.
+
+Reads the checkpoint topic and writes nothing; a running daemon is not disturbed. \"Read once\" means that GitHub was \
+asked for that time after it had passed; an entry that GitHub indexes late is not found by that.";
+
+/// Show the saved state
+#[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = "\
+Examples:
+  ghauditd checkpoint list
+  ghauditd checkpoint show acme
+  ghauditd checkpoint show acme --json | jq '.entities[0].lanes.web.collected'")]
+pub(super) struct CheckpointArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One line for each lane
+    List {
+        /// Answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// All that is saved of one entity, or of all
+    Show {
+        /// Name of the entity in the configuration
+        entity: Option<String>,
+        /// Answer as JSON: times are epoch seconds, fields as in the checkpoint's public format
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    instance: Option<&'a str>,
+    entities: Vec<EntityView<'a>>,
+}
+
+/// One entity's state, with what stands around it.
+#[derive(Serialize)]
+struct EntityView<'a> {
+    entity: &'a str,
+    configured: bool,
+    partition: i32,
+    owner: Option<&'a Owner>,
+    sequence: u64,
+    github_now_ms: Option<i64>,
+    lanes: &'a BTreeMap<Lane, LaneState>,
+}
+
+pub(super) fn run(
+    args: &CheckpointArgs,
+    global: &Global,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let Some(loaded) = super::config_or_complaints(global, out) else { return Ok(Exit::Config) };
+    let config = loaded.config;
+    let kafka = Arc::new(config.kafka.clone());
+    let restored = match super::block_on(read_checkpoints(kafka))? {
+        Ok(restored) => restored,
+        Err(error) => {
+            out.complain(format!("checkpoints cannot be read: {error}"));
+            return Ok(if error.is_retriable() { Exit::Unexpected } else { Exit::Refused });
+        }
+    };
+    let mut views = views(&config, &restored);
+    let instance = restored.genesis.as_ref().map(|genesis| genesis.instance.as_str());
+    match &args.command {
+        Command::List { json: true } => out.json(&Answer { instance, entities: views })?,
+        Command::List { json: false } => list(&views, out)?,
+        Command::Show { entity, json } => {
+            views.retain(|view| entity.as_ref().is_none_or(|wanted| wanted == view.entity));
+            if let (Some(wanted), true) = (entity, views.is_empty()) {
+                out.complain(no_checkpoint(&config, wanted));
+                return Ok(Exit::NotFound);
+            }
+            if *json {
+                out.json(&Answer { instance, entities: views })?;
+            } else {
+                views.iter().try_for_each(|view| show(view, out))?;
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn no_checkpoint(config: &Config, wanted: &str) -> String {
+    if config.entities.iter().any(|entity| entity.name.as_str() == wanted) {
+        return format!("entity {wanted:?} has no checkpoint: it has not been collected yet");
+    }
+    format!("entity {wanted:?} is neither in the configuration nor in the checkpoints")
+}
+
+fn views<'a>(config: &Config, restored: &'a Restored) -> Vec<EntityView<'a>> {
+    let count = config.kafka.partitions(Topic::Checkpoints);
+    let view = |(name, checkpoint): (&'a EntityName, &'a Checkpoint)| {
+        let partition = name.partition(count);
+        EntityView {
+            entity: name.as_str(),
+            configured: config.entities.iter().any(|entity| entity.name == *name),
+            partition,
+            owner: restored.owners.get(&partition),
+            sequence: checkpoint.sequence,
+            github_now_ms: checkpoint.github_now_ms,
+            lanes: &checkpoint.lanes,
+        }
+    };
+    restored.checkpoints.iter().map(view).collect()
+}
+
+fn list(views: &[EntityView<'_>], out: &mut Output) -> anyhow::Result<()> {
+    if views.is_empty() {
+        out.line("no checkpoint: nothing has been collected yet")?;
+        return Ok(());
+    }
+    let head = ["ENTITY", "LANE", "READ ONCE UP TO", "TAIL FROM", "OPEN BACKFILL", "ENTRIES"];
+    let rows: Vec<_> = views.iter().flat_map(lane_rows).collect();
+    out.table(&head, &rows)?;
+    Ok(())
+}
+
+fn lane_rows(view: &EntityView<'_>) -> Vec<Vec<String>> {
+    let row = |(lane, state): (&Lane, &LaneState)| {
+        let up_to = state.collected.as_slice().first().map(|span| rfc3339_s(span.1));
+        let tail = state.slices.iter().find(|slice| slice.kind == SliceKind::Tail);
+        let open = state.slices.iter().filter(|slice| slice.kind == SliceKind::Backfill).count();
+        vec![
+            view.entity.to_owned(),
+            lane.to_string(),
+            up_to.unwrap_or_else(|| "-".to_owned()),
+            tail.map_or_else(|| "-".to_owned(), |tail| rfc3339_s(tail.start_s)),
+            if open == 0 { "-".to_owned() } else { format!("{open} slices") },
+            state.entries.to_string(),
+        ]
+    };
+    view.lanes.iter().map(row).collect()
+}
+
+fn show(view: &EntityView<'_>, out: &mut Output) -> anyhow::Result<()> {
+    let configured = if view.configured { "" } else { " (not in the configuration: not read)" };
+    out.line(format!("entity {}{configured}", view.entity))?;
+    out.line(format!("  sequence: {}", view.sequence))?;
+    let now = view.github_now_ms.map_or_else(|| "unknown".to_owned(), rfc3339_ms);
+    out.line(format!("  GitHub's clock at the last commit: {now}"))?;
+    let owner = view.owner.map_or_else(
+        || "nobody".to_owned(),
+        |owner| {
+            let since = rfc3339_ms(owner.started_ms);
+            format!("process {} on {}, started {since}", owner.pid, owner.host)
+        },
+    );
+    out.line(format!("  owner of checkpoint partition {}: {owner}", view.partition))?;
+    for (lane, state) in view.lanes {
+        show_lane(*lane, state, out)?;
+    }
+    Ok(())
+}
+
+fn show_lane(lane: Lane, state: &LaneState, out: &mut Output) -> anyhow::Result<()> {
+    let began = rfc3339_s(state.began_s);
+    out.line(format!("  lane {lane}: {} entries committed, began {began}", state.entries))?;
+    for (from_s, to_s) in state.collected.as_slice() {
+        out.line(format!("    read once: {} to {}", rfc3339_s(*from_s), rfc3339_s(*to_s)))?;
+    }
+    for slice in &state.slices {
+        out.line(format!("    {}", slice_line(slice)))?;
+    }
+    for backfill in &state.backfills {
+        out.line(format!("    {}", backfill_line(backfill)))?;
+    }
+    Ok(())
+}
+
+fn slice_line(slice: &Slice) -> String {
+    let from = rfc3339_s(slice.from_s);
+    let span = slice.to_s.map_or_else(
+        || format!("from {from} on, next query from {}", rfc3339_s(slice.start_s)),
+        |to_s| format!("{from} to {}", rfc3339_s(to_s)),
+    );
+    let progress = match &slice.walk {
+        Some(walk) => {
+            let place = if walk.cursor.is_some() { "at a cursor" } else { "at its beginning" };
+            let last = walk
+                .last_s
+                .map_or_else(String::new, |last| format!(", last entry of {}", rfc3339_s(last)));
+            format!("walk {place}, {} new entries{last}", walk.new_entries)
+        }
+        None if slice.kind == SliceKind::Tail => "between polls".to_owned(),
+        None => "waiting".to_owned(),
+    };
+    let confirming = if slice.confirming { ", asked again for what is new" } else { "" };
+    format!("{} {}: {span}; {progress}{confirming}", slice.kind.as_str(), slice.id)
+}
+
+fn backfill_line(backfill: &Backfill) -> String {
+    let span = format!("{} to {}", rfc3339_s(backfill.from_s), rfc3339_s(backfill.to_s));
+    let state = backfill.empty_at_s.map_or_else(
+        || format!("being read, {} entries so far", backfill.entries),
+        |at| format!("unconfirmed: wholly empty at {}, asked again daily", rfc3339_s(at)),
+    );
+    format!("backfill {} as a whole: {span}; {state}", backfill.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::lane::LaneRules;
+    use crate::audit::slice::{Query, Walk};
+    use std::io::{self, Write};
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn printed(print: impl FnOnce(&mut Output)) -> String {
+        let shared = Shared::default();
+        print(&mut Output::new(Box::new(shared.clone()), Box::new(io::sink())));
+        String::from_utf8(shared.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// A Git lane that began on 2026-11-20 at noon and has read two of its slices.
+    fn lane() -> LaneState {
+        let now_s = 1_795_176_000;
+        let day_s = 86_400;
+        let rules = LaneRules { lane: Lane::Git, retention_s: Some(7 * day_s), settling_s: 600 };
+        let mut lane = LaneState::begin(&rules, now_s);
+        lane.slices.truncate(3);
+        lane.collected.insert(now_s - 9 * day_s, now_s - 7 * day_s);
+        let query = Query { from_s: now_s - 600, to_s: None };
+        lane.slices[0].walk = Some(Walk {
+            query,
+            cursor: crate::audit::Cursor::new("abc".to_owned()),
+            new_entries: 12,
+            newest_s: Some(now_s - 60),
+            last_s: Some(now_s - 60),
+            in_order: true,
+        });
+        lane.slices[2].confirming = true;
+        lane.entries = 120;
+        lane
+    }
+
+    #[test]
+    fn a_lane_for_people() {
+        let lanes = BTreeMap::from([(Lane::Git, lane())]);
+        let owner = Owner {
+            version: 1,
+            run: "r".to_owned(),
+            host: "ops1".to_owned(),
+            pid: 42,
+            started_ms: 1_795_170_000_000,
+        };
+        let view = EntityView {
+            entity: "acme",
+            configured: false,
+            partition: 3,
+            owner: Some(&owner),
+            sequence: 120,
+            github_now_ms: Some(1_795_176_000_000),
+            lanes: &lanes,
+        };
+        insta::assert_snapshot!("checkpoint_show", printed(|out| show(&view, out).unwrap()));
+        insta::assert_snapshot!("checkpoint_list", printed(|out| list(&[view], out).unwrap()));
+    }
+}

@@ -1,0 +1,153 @@
+//! `check --connect`: tries what the configuration names, and changes nothing.
+
+use crate::audit::slice::Query;
+use crate::config::Config;
+use crate::github::auth::TokenReader;
+use crate::github::client::Client;
+use crate::github::{EntitySettings, LaneSettings, PageRequest, Source as _, SourceError};
+use crate::kafka::topics::TopicReport;
+use crate::kafka::{ownership, topics};
+use crate::metrics::Metrics;
+use crate::time::wall_ms;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// How one try went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verdict {
+    /// It works.
+    Ok,
+    /// It works, and something should be seen to.
+    Warning,
+    /// It does not work.
+    Failed,
+    /// It could not be tried, because something before it failed.
+    Skipped,
+}
+
+impl Verdict {
+    /// The word in front of the line.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "FAILED",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Try {
+    /// What was tried.
+    pub(super) what: String,
+    /// How it went.
+    pub(super) verdict: Verdict,
+    /// What was found, with the remedy where there is one.
+    pub(super) message: String,
+}
+
+impl Try {
+    fn new(what: impl Into<String>, verdict: Verdict, message: impl Into<String>) -> Self {
+        Self { what: what.into(), verdict, message: message.into() }
+    }
+}
+
+/// Tries everything, one after the other, each within the time-outs of its part.
+pub(super) async fn all(config: &Config) -> Vec<Try> {
+    let metrics = Arc::new(Metrics::default());
+    let mut tries = Vec::new();
+    for entity in &config.entities {
+        entity_tries(config, entity, &metrics, &mut tries).await;
+    }
+    kafka_tries(config, &metrics, &mut tries).await;
+    tries
+}
+
+/// One page of one entry in each lane: shows the token, its scope and the way there.
+async fn entity_tries(
+    config: &Config,
+    entity: &EntitySettings,
+    metrics: &Arc<Metrics>,
+    tries: &mut Vec<Try>,
+) {
+    let Some(server) = config.servers.get(&entity.server) else { return };
+    let token = TokenReader::new(entity.token.clone());
+    let client = match Client::new(server, entity, token, Arc::clone(metrics)) {
+        Ok(client) => client,
+        Err(error) => {
+            let what = format!("entity {}", entity.name);
+            tries.push(Try::new(what, Verdict::Failed, error.to_string()));
+            return;
+        }
+    };
+    for lane in &entity.lanes {
+        let what = format!("entity {}, lane {}", entity.name, lane.lane);
+        let (verdict, message) = lane_try(&client, *lane).await;
+        tries.push(Try::new(what, verdict, message));
+    }
+}
+
+async fn lane_try(client: &Client, lane: LaneSettings) -> (Verdict, String) {
+    const HOUR_S: i64 = 3600;
+    let from_s = wall_ms() / 1000 - HOUR_S;
+    let query = Query { from_s, to_s: None };
+    let request = PageRequest { lane: lane.lane, query, cursor: None, per_page: 1 };
+    match client.fetch(request, None).await {
+        Ok(page) => {
+            let budget = page.budget.map_or_else(String::new, |budget| {
+                format!("; {} of {} requests left in this hour", budget.remaining, budget.limit)
+            });
+            (Verdict::Ok, format!("the token may read it{budget}"))
+        }
+        Err(error @ SourceError::RateLimited { .. }) => {
+            (Verdict::Warning, format!("{error}: the token is known, its budget is used up"))
+        }
+        Err(error) => (Verdict::Failed, error.to_string()),
+    }
+}
+
+async fn kafka_tries(config: &Config, metrics: &Arc<Metrics>, tries: &mut Vec<Try>) {
+    let settings = Arc::new(config.kafka.clone());
+    let brokers = format!("kafka {}", config.kafka.brokers);
+    let write = "kafka, write access";
+    match topics::describe(Arc::clone(&settings)).await {
+        Ok(reports) => {
+            tries.push(Try::new(brokers, Verdict::Ok, "brokers answer"));
+            tries.extend(reports.iter().flat_map(topic_tries));
+            if reports.iter().all(|report| report.partitions.is_none()) {
+                let message = "no topic is there yet to try it with: the first start creates them";
+                tries.push(Try::new(write, Verdict::Skipped, message));
+                return;
+            }
+        }
+        Err(error) => {
+            tries.push(Try::new(brokers, Verdict::Failed, error.to_string()));
+            tries.push(Try::new(write, Verdict::Skipped, "the topics could not be looked at"));
+            return;
+        }
+    }
+    let (verdict, message) = match ownership::probe_write(settings, Arc::clone(metrics)).await {
+        Ok(()) => (Verdict::Ok, "a transaction was written to and aborted".to_owned()),
+        Err(error) => (Verdict::Failed, error.to_string()),
+    };
+    tries.push(Try::new(write, verdict, message));
+}
+
+fn topic_tries(report: &TopicReport) -> Vec<Try> {
+    let what = format!("topic {}", report.name);
+    let named = |verdict, message: &String| Try::new(what.clone(), verdict, message);
+    let problems = report.problems.iter().map(|message| named(Verdict::Failed, message));
+    let warnings = report.warnings.iter().map(|message| named(Verdict::Warning, message));
+    let mut tries: Vec<Try> = problems.chain(warnings).collect();
+    if tries.is_empty() {
+        let message = report.partitions.map_or_else(
+            || "is not there yet: the first start creates it".to_owned(),
+            |partitions| format!("{partitions} partitions, settings are good"),
+        );
+        tries.push(named(Verdict::Ok, &message));
+    }
+    tries
+}
