@@ -7,6 +7,7 @@ use ghauditd::audit::EntityKind;
 use ghauditd::sim::{JournalEntry, Sim, SimConfig};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl World {
     /// The archive is the folder `archive` of the daemon's home.
     pub(crate) fn archive_to_dir(&mut self) {
         let path = self.archive_dir();
-        self.archive = format!("store = \"dir\"\npath = {path:?}\n");
+        self.archive = format!("store = \"dir\"\npath = {}\n", quoted(&path));
     }
 
     /// The archive is a bucket.
@@ -81,31 +82,30 @@ impl World {
     /// Writes the configuration with further lines at its end.
     pub(crate) fn configure(&self, more: &str) {
         let home = self.daemon.home();
-        let entities: String = self
-            .entities
-            .iter()
-            .map(|(kind, slug)| {
-                let kind = match kind {
-                    EntityKind::Enterprise => "enterprise",
-                    EntityKind::Organization => "organization",
-                };
-                format!(
-                    "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\ntoken_file = {:?}\nallow_overlap = true\n",
-                    home.join("token")
-                )
-            })
-            .collect();
+        let mut entities = String::new();
+        for (kind, slug) in &self.entities {
+            let kind = match kind {
+                EntityKind::Enterprise => "enterprise",
+                EntityKind::Organization => "organization",
+            };
+            writeln!(
+                entities,
+                "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\ntoken_file = {}\nallow_overlap = true",
+                quoted(&home.join("token"))
+            )
+            .unwrap();
+        }
         self.daemon.configure(&format!(
             "[server.sim]\nbase_url = \"{}\"\n{entities}\n\
              [collect]\npoll_interval_min = \"1s\"\npoll_interval_max = \"1s\"\n\
              [kafka]\nbrokers = \"{}\"\nid_prefix = \"{prefix}\"\ntopic_prefix = \"{prefix}.\"\n\
              data_partitions = 3\nstate_partitions = 4\nreplication = 1\n\
              [archive]\n{}segment_age = \"1s\"\nlock_mode = \"governance\"\nretention = \"1d\"\n\
-             [state]\ndir = {:?}\n[admin]\nlisten = \"{}\"\n{more}",
+             [state]\ndir = {}\n[admin]\nlisten = \"{}\"\n{more}",
             self.sim.base_url(),
             self.brokers,
             self.archive,
-            home.join("state"),
+            quoted(&home.join("state")),
             self.daemon.admin(),
             prefix = self.prefix,
         ));
@@ -249,16 +249,13 @@ pub(crate) fn archived(object: &[u8]) -> BTreeMap<Seen, usize> {
         };
         let Some(entity) = header("gh_entity") else { continue };
         let Some(id) = header("ce_id") else { continue };
-        let body = match line_value["len"].as_u64() {
-            Some(len) => {
-                let end = line.len() - 1;
-                line[end - usize::try_from(len).unwrap()..end].to_vec()
-            }
-            None => {
-                use base64::Engine as _;
-                let text = line_value["value_b64"].as_str().unwrap();
-                base64::engine::general_purpose::STANDARD.decode(text).unwrap()
-            }
+        let body = if let Some(len) = line_value["len"].as_u64() {
+            let end = line.len() - 1;
+            line[end - usize::try_from(len).unwrap()..end].to_vec()
+        } else {
+            use base64::Engine as _;
+            let text = line_value["value_b64"].as_str().unwrap();
+            base64::engine::general_purpose::STANDARD.decode(text).unwrap()
         };
         let id = if header("gh_revision").is_some() {
             id.rsplit_once(";r=").unwrap().0.to_owned()
@@ -307,4 +304,9 @@ fn sequence_faults(records: &[KcatRecord]) -> Vec<String> {
         }
     }
     faults
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
 }
