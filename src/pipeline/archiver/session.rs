@@ -104,7 +104,10 @@ impl<S: Store> Session<S> {
         let outcome = self.turn_until_end().await;
         self.parts.status.draining();
         // What is on its way ends first: a put that goes on behind our back would meet the next one of its name.
-        while let Some(done) = self.work.next().await {
+        // Look-ups in Kafka change nothing and are left alone.
+        while self.puts > 0
+            && let Some(done) = self.work.next().await
+        {
             if let Done::Put(done) = done
                 && let Err(error) = self.put_done(*done)
                 && outcome.is_ok()

@@ -18,7 +18,6 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub(super) struct Rig {
     pub(super) broker: Broker,
     pub(super) topic: String,
     pub(super) settings: Settings,
-    pub(super) folder: TempDir,
+    _folder: TempDir,
     pub(super) bucket: Option<(S3, String)>,
 }
 
@@ -190,7 +189,7 @@ impl Rig {
             zstd_level: 1,
             buffer_bytes_max: 32 << 20,
         };
-        Self { broker, topic, settings, folder, bucket }
+        Self { broker, topic, settings, _folder: folder, bucket }
     }
 
     pub(super) fn kafka(&self) -> KafkaSettings {
@@ -317,10 +316,6 @@ impl Rig {
     pub(super) async fn produce(&self, partition: i32, numbers: std::ops::Range<usize>) {
         let values = numbers.map(|n| Some(format!("{{\"n\":{n}}}").into_bytes())).collect();
         self.transaction(partition, values, true).await;
-    }
-
-    pub(super) fn archive_folder(&self) -> PathBuf {
-        self.folder.path().join("a")
     }
 }
 
