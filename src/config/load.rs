@@ -147,6 +147,7 @@ fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Conf
     let admin = sections::daemon::admin(&mut root);
     let daemon = sections::daemon::daemon(&mut root);
     root.finish();
+    let servers = servers.into_iter().filter_map(|(name, server)| Some((name, server?))).collect();
     Some(Config {
         servers,
         entities: entities.into_iter().map(|entity| entity.settings).collect(),
