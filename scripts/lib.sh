@@ -91,24 +91,25 @@ go_command() {
   echo "$venv/bin/go"
 }
 
-# go_install NAME MODULE@VERSION: prints the path of a binary built from a pinned Go module, building it once.
+# go_install NAME MODULE@VERSION: prints the path of a binary built from a pinned Go module, building it once. Sources
+# and objects of the build (2 GB for MinIO) are deleted afterwards.
 go_install() {
-  local name=$1 module=$2 target go tmp
+  local name=$1 module=$2 target go tmp status=0
   target=$cache/$name-${module##*@}
   if [ ! -x "$target/$name" ]; then
     go=$(go_command)
     mkdir -p "$cache"
     tmp=$(mktemp -d "$cache/build.XXXXXX")
+    mkdir "$tmp/bin"
     say "building $name once; this takes some minutes on two cores"
-    if ! GOBIN=$tmp GOTOOLCHAIN=local GOFLAGS='' CGO_ENABLED=0 "$go" install -trimpath -ldflags='-s -w' "$module" >"$tmp/log" 2>&1; then
-      tail -n 20 "$tmp/log" >&2
-      rm -rf "$tmp"
-      die "building $module failed"
-    fi
-    rm -f "$tmp/log"
-    chmod 755 "$tmp"
+    # -modcacherw: or only root could delete the sources
+    GOBIN=$tmp/bin GOMODCACHE=$tmp/mod GOCACHE=$tmp/objects GOTOOLCHAIN=local GOFLAGS=-modcacherw CGO_ENABLED=0 \
+      "$go" install -trimpath -ldflags='-s -w' "$module" >"$tmp/log" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || tail -n 20 "$tmp/log" >&2
     # whole or not at all: a second build that was faster wins
-    mv -T "$tmp" "$target" 2>/dev/null || rm -rf "$tmp"
+    [ "$status" -ne 0 ] || mv -T "$tmp/bin" "$target" 2>/dev/null || true
+    rm -rf "$tmp"
+    [ -x "$target/$name" ] || die "building $module failed: is there a connection to a Go module proxy?"
   fi
   echo "$target/$name"
 }

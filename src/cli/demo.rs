@@ -57,6 +57,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
 }
 
 async fn demo(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    crate::github::client::install_crypto_provider();
     let stage = Stage::set(args).await?;
     out.line(format!("Simulated GitHub   {}  (enterprise {ENTITY})", stage.sim.base_url()))?;
     out.line(format!("Kafka              {}", args.brokers))?;
@@ -117,7 +118,7 @@ impl Stage {
              token_file = {:?}\n\n\
              [collect]\npoll_interval_min = \"1s\"\npoll_interval_max = \"2s\"\n\n\
              [kafka]\nbrokers = {:?}\nid_prefix = \"{prefix}\"\ntopic_prefix = \"{prefix}.\"\nreplication = 1\n\n\
-             [archive]\nstore = \"dir\"\npath = {:?}\nlock_mode = \"governance\"\nretention = \"1d\"\nsegment_age = \"5s\"\nimmutable = false\n\n\
+             [archive]\nstore = \"dir\"\npath = {:?}\nlock_mode = \"governance\"\nretention = \"1d\"\nsegment_age = \"2s\"\nimmutable = false\n\n\
              [state]\ndir = {:?}\n\n[admin]\nlisten = \"127.0.0.1:{}\"\n",
             self.sim.base_url(),
             self.dir.join("token"),
@@ -290,7 +291,7 @@ fn conclude(
     let (config, web) = (stage.config(), stage.kafka.topic(crate::audit::Topic::Web).to_owned());
     let program = std::env::current_exe()?;
     out.line(format!(
-        "\nTry next:\n  {0} --config {1} archive list\n  {0} --config {1} archive cat {web} --values | head -3\n  \
+        "\nTry next:\n  {0} --config {1} archive list\n  {0} --config {1} archive cat {web} | head -3\n  \
          {0} sim --help\n(With the broker started again, `{0} --config {1} checkpoint show` tells where the daemon stands, and\n  \
          kcat -b {2} -t {web} -C -e -c 3  what a consumer sees.)",
         shown(&program), shown(&config), args.brokers

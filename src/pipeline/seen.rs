@@ -84,7 +84,6 @@ fn catch_up_lane(
     buckets.set_applied(topic, partition, next);
     if records > 0 {
         info!(topic = name, partition, records, "seen ids brought up to date");
-        buckets.flush()?;
     }
     Ok(())
 }

@@ -234,7 +234,7 @@ faults! {
     huge_headers: f64 = 0.0;
     /// Request: bytes of those headers.
     huge_header_bytes: u64 = 1 << 20;
-    /// Request: `Date` is a year ahead; never in two answers in a row.
+    /// Request: `Date` is a year ahead; at most in one answer of ten.
     wild_date: f64 = 0.0;
     /// Request: `Date` is an hour old, as from a cache.
     cached_date: f64 = 0.0;

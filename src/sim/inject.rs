@@ -83,7 +83,7 @@ impl Plan {
         }
     }
 
-    /// The plan of a draw. `date_free`: the answer before had a true `Date`.
+    /// The plan of a draw. `date_free`: no answer shortly before had a wild `Date`.
     pub(crate) fn new(faults: &Faults, draw: u64, date_free: bool) -> Self {
         let mut plan = Self::none(draw);
         let mut purpose = 0;
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wild_date_never_follows_another() {
+    fn a_wild_date_waits_until_it_may_come() {
         let faults = Faults { wild_date: 1.0, ..Faults::default() };
         assert_eq!(Plan::new(&faults, 1, true).date, Date::Wild);
         assert_eq!(Plan::new(&faults, 1, false).date, Date::True);

@@ -20,7 +20,8 @@ pub struct JournalEntry {
     /// Web or Git.
     pub lane: Lane,
     /// The id under which a reader must know it: `_document_id`, or `sha256:` and the digest of the body where the
-    /// entry carries none that is a string.
+    /// entry carries none that is a string. Where it is uncuttable, `sha256:` and the digest of a page that holds it
+    /// alone: `[`, the body, `]`.
     pub id: String,
     /// SHA-256 of the body.
     pub sha256: [u8; 32],
@@ -91,19 +92,24 @@ fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalE
     let log = entity.lane(lane);
     let mut bytes = Vec::with_capacity(1024);
     entity.write_variant(&mut bytes, lane, index, variant);
-    let body = Bytes::from(bytes);
+    let (body, uncuttable) = (Bytes::from(bytes), body::is_uncuttable(log, index));
+    let id = match body::document_id(log, index) {
+        Some(id) => id,
+        None if uncuttable => derived_id(&[b"[", &*body, b"]"].concat()),
+        None => derived_id(&body),
+    };
     JournalEntry {
         entity: entity.who.slug.clone(),
         kind: entity.who.kind,
         lane,
-        id: body::document_id(log, index).unwrap_or_else(|| derived_id(&body)),
+        id,
         sha256: Sha256::digest(&body).into(),
         timestamp_ms: log.ts(index),
         visible_at_ms: log.visible_at(index),
         replaced_at_ms: None,
         expires_at_ms: log.expires_at(index),
         served: false,
-        uncuttable: body::is_uncuttable(log, index),
+        uncuttable,
         body,
     }
 }

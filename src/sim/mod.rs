@@ -7,11 +7,11 @@
 //! # How the log is made
 //!
 //! Nothing is stored. Entry `i` of a lane, its time, its id and its bytes are pure functions of the seed, the
-//! entity's slug, the lane and `i` ([`timeline`], [`body`]). A query is answered by binary search over the indexes.
+//! entity's slug, the lane and `i` (`timeline`, `body`). A query is answered by binary search over the indexes.
 //! So a log of a million entries costs no memory, two runs with the same seed and the same start of the clock have the same log, and
 //! [`Sim::journal`] can tell afterwards everything that was ever visible.
 //!
-//! Reading order: [`config`], [`faults`], [`timeline`], [`log`], [`service`], [`listener`].
+//! Reading order: `config`, `faults`, `timeline`, `log`, `service`, `listener`.
 
 mod answer;
 mod body;

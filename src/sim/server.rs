@@ -93,7 +93,7 @@ impl Sim {
         journal::entries(&self.state, None, self.now_ms())
     }
 
-    /// How many entries of each entity and lane have become visible so far, revisions not counted.
+    /// How many entries have become visible so far, over all entities and lanes, revisions not counted.
     pub fn visible_entries(&self) -> u64 {
         journal::visible(&self.state, self.now_ms())
     }

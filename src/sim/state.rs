@@ -13,8 +13,11 @@ use super::stats::SimStats;
 use super::timeline::{EXTRA, Variant};
 use crate::audit::Lane;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// At most one answer in so many has a wild `Date`, over all lanes: three in a row would rightly be believed.
+const WILD_DATE_APART: u64 = 10;
 
 /// Shared by the listeners and [`super::Sim`].
 #[derive(Debug)]
@@ -43,6 +46,9 @@ pub(crate) struct State {
     pub(crate) premade: Option<Premade>,
     faults: RwLock<Arc<Faults>>,
     struck: AtomicU64,
+    /// Requests so far, and the number of the last one with a wild `Date`.
+    requests: AtomicU64,
+    last_wild_date: AtomicU64,
     lanes: Vec<LaneState>,
     served: Mutex<HashSet<u64>>,
 }
@@ -51,7 +57,6 @@ pub(crate) struct State {
 #[derive(Debug, Default)]
 struct LaneState {
     requests: AtomicU64,
-    date_lied: AtomicBool,
     served: Mutex<Vec<u64>>,
 }
 
@@ -93,6 +98,8 @@ impl State {
             stats: Mutex::default(),
             faults: RwLock::new(Arc::new(config.faults.clone())),
             struck: AtomicU64::new(0),
+            requests: AtomicU64::new(WILD_DATE_APART),
+            last_wild_date: AtomicU64::new(0),
             served: Mutex::default(),
         }
     }
@@ -144,14 +151,17 @@ impl State {
         if !meant {
             return Plan::none(draw);
         }
-        let plan = Plan::new(&faults, draw, !state.date_lied.load(Ordering::Relaxed));
+        let overall = self.requests.fetch_add(1, Ordering::Relaxed);
+        let since = overall - self.last_wild_date.load(Ordering::Relaxed).min(overall);
+        let plan = Plan::new(&faults, draw, since >= WILD_DATE_APART);
         let spent = faults.at_most > 0 && self.struck.load(Ordering::Relaxed) >= faults.at_most;
         if plan.names.is_empty() || spent {
-            state.date_lied.store(false, Ordering::Relaxed);
             return Plan::none(draw);
         }
         self.struck.fetch_add(1, Ordering::Relaxed);
-        state.date_lied.store(plan.date == Date::Wild, Ordering::Relaxed);
+        if plan.date == Date::Wild {
+            self.last_wild_date.store(overall, Ordering::Relaxed);
+        }
         plan
     }
 

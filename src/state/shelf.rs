@@ -35,6 +35,9 @@ impl Slot {
     }
 }
 
+/// More files than this are not synced one by one.
+const SYNC_EACH_MAX: usize = 32;
+
 /// The buckets of one lane of one entity.
 #[derive(Debug)]
 pub(super) struct Shelf {
@@ -62,8 +65,15 @@ impl Shelf {
     }
 
     /// Makes durable the buckets that were written since the last flush.
+    ///
+    /// A backfill touches thousands of hours in a minute: above [`SYNC_EACH_MAX`] the whole file system is synced once,
+    /// instead of each file by itself.
     pub(super) fn sync_buckets(&mut self) -> Result<(), StateError> {
         let dir = &self.dir;
+        if self.slots.iter().filter(|slot| slot.dirty).count() > SYNC_EACH_MAX {
+            disk::sync_file_system(dir).map_err(StateError::io("sync", dir))?;
+            self.slots.iter_mut().for_each(|slot| slot.dirty = false);
+        }
         for slot in self.slots.iter_mut().filter(|slot| slot.dirty) {
             let path = dir.join(disk::bucket_file(slot.bucket));
             disk::sync(&path).map_err(StateError::io("sync", &path))?;

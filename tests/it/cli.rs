@@ -253,14 +253,19 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 14] = [
         &[],
         &["run"],
         &["check"],
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["archive"],
+        &["archive", "list"],
+        &["archive", "cat"],
+        &["archive", "acknowledge"],
         &["completions"],
+        &["demo"],
         &["man"],
         &["sim"],
     ];

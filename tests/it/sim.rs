@@ -670,3 +670,24 @@ async fn faults_can_be_meant_for_one_entity_one_lane_and_some_requests() {
     assert_eq!((first.status().as_u16(), lost.status().as_u16()), (200, 400));
     sim.stop().await;
 }
+
+#[tokio::test]
+async fn wild_dates_stand_apart_and_cached_ones_are_an_hour_old() {
+    let sim = started(Faults { wild_date: 1.0, ..Faults::default() }).await;
+    let ahead = || async {
+        let date = ask(&sim, ACME).await.headers()["date"].to_str().unwrap().to_owned();
+        let time = httpdate::parse_http_date(&date).unwrap();
+        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        i64::try_from(since).unwrap() - START_MS / 1000
+    };
+    let mut wild = Vec::new();
+    for number in 0..25 {
+        if ahead().await > 300 * 86_400 {
+            wild.push(number);
+        }
+    }
+    assert_eq!(wild, [0, 10, 20]);
+    sim.set_faults(Faults { cached_date: 1.0, ..Faults::default() });
+    assert!((-3_600..-3_500).contains(&ahead().await));
+    sim.stop().await;
+}

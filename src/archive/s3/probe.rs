@@ -23,8 +23,10 @@ impl S3Store {
             let detail = "archive.lock_mode is \"none\": objects can be deleted and replaced";
             properties.push(property("object lock", Verdict::NotWanted, detail));
         } else {
+            // Versioning first: some servers say of a bucket that is not there only that it has no lock.
+            let versioning = self.versioning().await?;
             properties.push(self.probe_lock_configuration().await?);
-            properties.push(self.probe_versioning().await?);
+            properties.push(versioning?);
         }
         let lock = Lock { mode, retain_until_s: wall_ms() / 1000 + LOCK_S };
         let (version, property) = self.probe_race(&full, lock).await?;
@@ -73,20 +75,21 @@ impl S3Store {
         }
     }
 
-    async fn probe_versioning(&self) -> Result<Property, StoreError> {
+    /// Whether versioning is on: the outer error is one of the call, the inner one says that it is not.
+    async fn versioning(&self) -> Result<Result<Property, StoreError>, StoreError> {
         const NAME: &str = "versioning";
         let answer = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
         match answer.map_err(|error| self.failed("read the versioning of", &self.bucket, &error)) {
             Ok(found) if found.status == Some(BucketVersioningStatus::Enabled) => {
-                Ok(property(NAME, Verdict::Held, ""))
+                Ok(Ok(property(NAME, Verdict::Held, "")))
             }
             Ok(found) => {
                 let seen = found.status.map_or("it was never enabled".to_owned(), |status| {
                     format!("it is {}", status.as_str())
                 });
-                Err(self.missing("versioning", &seen, VERSIONING_REMEDY))
+                Ok(Err(self.missing("versioning", &seen, VERSIONING_REMEDY)))
             }
-            Err(Failure::Denied(error)) => Ok(denied(NAME, &error)),
+            Err(Failure::Denied(error)) => Ok(Ok(denied(NAME, &error))),
             Err(failure) => Err(failure.into()),
         }
     }

@@ -49,6 +49,7 @@ pub(super) async fn place<S: Store>(
         ));
     }
     let segment_end = newest.map(|newest| newest.to);
+    let log_start = if segment_end.is_none() { Some(ends.low) } else { None };
     if ends.low > archived {
         record_gap(parts, topic, partition, archived, ends.low).await?;
     }
@@ -57,7 +58,7 @@ pub(super) async fn place<S: Store>(
         topic: topic.to_owned(),
         partition,
         position,
-        log_start: None,
+        log_start,
         gap_from: segment_end.filter(|end| *end != position),
     })
 }

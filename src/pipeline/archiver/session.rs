@@ -104,7 +104,10 @@ impl<S: Store> Session<S> {
         let outcome = self.turn_until_end().await;
         self.parts.status.draining();
         // What is on its way ends first: a put that goes on behind our back would meet the next one of its name.
-        while let Some(done) = self.work.next().await {
+        // Look-ups in Kafka change nothing and are left alone.
+        while self.puts > 0
+            && let Some(done) = self.work.next().await
+        {
             if let Done::Put(done) = done
                 && let Err(error) = self.put_done(*done)
                 && outcome.is_ok()
@@ -361,8 +364,11 @@ impl<S: Store> Session<S> {
         let pause = if found.missing > 0 { REFRESH_MISSING_MS } else { REFRESH_MS };
         self.refresh_due_ms = mono_ms() + pause;
         self.lag_due_ms = if found.starts.is_empty() { self.lag_due_ms } else { mono_ms() };
+        if !found.starts.is_empty() {
+            tracing::info!(partitions = found.starts.len(), "archive goes on from its stored ends");
+        }
         for start in found.starts {
-            tracing::info!(
+            tracing::debug!(
                 topic = start.topic,
                 partition = start.partition,
                 position = start.position,

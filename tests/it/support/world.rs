@@ -44,7 +44,9 @@ impl World {
         let entities = config.entities.iter().map(|it| (it.kind, it.slug.clone())).collect();
         let sim = Sim::start(config).await.unwrap();
         let daemon = Daemon::new(name);
-        daemon.write("token", &token);
+        let file = daemon.write("token", &token);
+        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
         let mut world = Self {
             sim,
             prefix: unique(name),
@@ -114,21 +116,23 @@ impl World {
         format!("{}.{name}", self.prefix)
     }
 
-    /// Waits until as many entries are committed as the journal has.
+    /// Waits until nothing of the journal is missing in Kafka; panics with what is.
     pub(crate) async fn collected(&mut self, timeout: Duration) {
-        let daemon = &self.daemon;
-        let (sim, brokers, prefix) = (&self.sim, &self.brokers, &self.prefix);
-        wait_until(timeout, &format!("all entries collected\n{}", daemon.log_tail()), async || {
-            let wanted = wanted(sim).len();
-            let mut found = BTreeSet::new();
-            for topic in ENTRY_TOPICS {
-                let records = kcat_dump(brokers, &format!("{prefix}.{topic}")).await;
-                found.extend(entries(&records).into_keys());
+        let begun = std::time::Instant::now();
+        loop {
+            let missing = self.kafka_differences().await.missing;
+            if missing.is_empty() {
+                return;
             }
+            assert!(self.daemon.running(), "the daemon has ended:\n{}", self.daemon.log_tail());
+            assert!(
+                begun.elapsed() < timeout,
+                "{} entries not collected in {timeout:?}, among them {:?}",
+                missing.len(),
+                missing.iter().take(5).collect::<Vec<_>>()
+            );
             tokio::time::sleep(Duration::from_millis(300)).await;
-            found.len() >= wanted
-        })
-        .await;
+        }
     }
 
     /// What the topics hold, read by kcat, beside the journal.
@@ -167,10 +171,17 @@ impl World {
     }
 }
 
-/// What must have been collected: each (entity, id, body) of the journal once, but for bodies that were replaced before
-/// anybody was shown them.
+/// What must have been collected: each (entity, id, body) of the journal once. Of an entry whose body changed, what was
+/// really shown: a change after its time was read is for sweeps to find.
 fn wanted(sim: &Sim) -> BTreeSet<Seen> {
-    journal(sim, |entry| entry.served || entry.replaced_at_ms.is_none())
+    let changed: BTreeSet<(String, String)> = sim
+        .journal_entries()
+        .filter(|entry| entry.replaced_at_ms.is_some())
+        .map(|entry| (entry.entity, entry.id))
+        .collect();
+    journal(sim, |entry| {
+        entry.served || !changed.contains(&(entry.entity.clone(), entry.id.clone()))
+    })
 }
 
 /// All that may have been collected.
