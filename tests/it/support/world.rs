@@ -2,6 +2,7 @@
 
 use super::daemon::Daemon;
 use super::kafka::{KcatRecord, kcat_dump};
+use super::s3::S3;
 use super::{secret_token, unique, wait_until};
 use ghauditd::audit::EntityKind;
 use ghauditd::sim::{JournalEntry, Sim, SimConfig};
@@ -158,6 +159,42 @@ impl World {
             }
         }
         differences(&self.sim, &found)
+    }
+
+    /// What a bucket's archive holds beside the journal; and each object must have exactly one version.
+    pub(crate) async fn bucket_differences(&self, s3: &S3, bucket: &str) -> Differences {
+        let versions = s3.versions(bucket, "segments/").await;
+        let mut keys: Vec<&String> = versions.iter().map(|(key, _)| key).collect();
+        keys.dedup();
+        assert_eq!(keys.len(), versions.len(), "a second version: {versions:?}");
+        let mut found = BTreeMap::new();
+        for key in keys {
+            let object = s3.client().get_object().bucket(bucket).key(key).send().await.unwrap();
+            let bytes = object.body.collect().await.unwrap().into_bytes();
+            for (seen, times) in archived(&bytes) {
+                *found.entry(seen).or_insert(0) += times;
+            }
+        }
+        differences(&self.sim, &found)
+    }
+
+    /// The sequence in an entity's newest checkpoint, as kcat reads it.
+    pub(crate) async fn checkpoint_sequence(&self, entity: &str) -> u64 {
+        let records = kcat_dump(&self.brokers, &self.topic("ghauditd.checkpoints")).await;
+        let of_entity = |record: &&KcatRecord| record.key.as_deref() == Some(entity.as_bytes());
+        let newest = records.iter().filter(of_entity).max_by_key(|record| record.offset).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_slice(newest.value.as_deref().unwrap()).unwrap();
+        value["sequence"].as_u64().unwrap()
+    }
+
+    /// How many records the topics of entries hold.
+    pub(crate) async fn records(&self) -> u64 {
+        let mut records = 0;
+        for topic in ENTRY_TOPICS {
+            records += kcat_dump(&self.brokers, &self.topic(topic)).await.len();
+        }
+        records.try_into().unwrap()
     }
 
     /// Waits until the `dir` archive holds as many entries as the journal.
