@@ -70,7 +70,7 @@ fn read_file(path: &Path) -> Result<String, (String, String)> {
             std::io::ErrorKind::NotFound => "name the file with --config",
             _ => "check the file's permissions",
         };
-        (format!("cannot be read ({})", error.kind()), remedy.to_owned())
+        (sections::unreadable(&error), remedy.to_owned())
     };
     let meta = std::fs::metadata(path).map_err(problem)?;
     if meta.len() > FILE_BYTES_MAX || !meta.is_file() {
