@@ -39,7 +39,8 @@ const SMALL_FILE_BYTES_MAX: u64 = 4 << 20;
 /// Reads a small file whole. The error is a fragment after the file's key, without its content.
 pub(super) fn read_small_file(path: &Path) -> Result<String, String> {
     let shown = path.display();
-    let meta = std::fs::metadata(path).map_err(|error| format!("{shown} {}", unreadable(&error)))?;
+    let meta =
+        std::fs::metadata(path).map_err(|error| format!("{shown} {}", unreadable(&error)))?;
     if !meta.is_file() {
         return Err(format!("{shown} is not a file"));
     }

@@ -61,6 +61,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
                     Purpose::Page(wanted) if wanted.next.is_some() => {
                         warn!(%entity, lane = %wanted.lane, status, "cursor refused, the slice restarts: {message}");
                         self.drop_cursor(wanted.lane, wanted.slice);
+                        // a server that takes no cursor at all is not asked again and again at full speed
+                        self.source_pause.fail(now);
                     }
                     _ => self.fails_slowly(
                         now,
