@@ -415,6 +415,8 @@ mod tests {
             ("sasl.oauthbearer.client.secret", "p"),
             ("sasl.oauthbearer.token.endpoint.url", "https://localhost:1/token"),
         ];
-        assert_eq!(problems(&settings(&oidc)), Vec::<String>::new());
+        // librdkafka says by itself when it was built without libcurl; nothing of ours may stand in the way
+        let found = problems(&settings(&oidc));
+        assert!(found.iter().all(|it| it.contains("not supported in this build")), "{found:#?}");
     }
 }

@@ -117,6 +117,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         self.sink_works();
         self.count(&planned);
         self.state = planned.next;
+        self.report_due = 0;
         for (lane, slice) in self.buffer.succeeded() {
             if let Some(state) = self.state.lanes.get_mut(&lane) {
                 state.drop_cursor(slice);
