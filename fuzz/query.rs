@@ -31,7 +31,8 @@ fn check(decisions: &mut Decisions<'_>) {
     let slug = string(decisions, slug_len);
     let cursor = string(decisions, 256);
     let Ok(endpoint) = query::endpoint(&base, EntityKind::Organization, &slug) else {
-        assert!(matches!(slug.as_str(), "" | "." | ".."), "{slug:?}");
+        let refused = matches!(slug.as_str(), "" | "." | "..") || slug.contains(char::is_control);
+        assert!(refused, "{slug:?}");
         return;
     };
     assert!(link::same_origin(&endpoint, &base));

@@ -21,8 +21,8 @@ pub struct QueryError {
 /// The audit log's URL of an enterprise or organization, without a query. The slug is one path segment, whatever it holds.
 pub fn endpoint(base: &Url, kind: EntityKind, slug: &str) -> Result<Url, QueryError> {
     let fault = || QueryError { slug: slug.to_owned() };
-    // the URL standard drops dot segments: the token would go to another endpoint
-    if matches!(slug, "" | "." | "..") {
+    // the URL standard drops dot segments, and tabs and line breaks wherever they are: the token would go elsewhere
+    if matches!(slug, "" | "." | "..") || slug.contains(char::is_control) {
         return Err(fault());
     }
     let mut url = base.clone();
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_slug_cannot_leave_its_segment() {
         let base = base("https://api.github.com/");
-        for slug in ["", ".", ".."] {
+        for slug in ["", ".", "..", "\t", ".\t.", "octo\norg"] {
             assert!(endpoint(&base, EntityKind::Organization, slug).is_err());
         }
         for slug in ["a/../b", "%2e%2e", "a?b", "a#b", "a\\b", "ä b"] {
