@@ -407,14 +407,5 @@ mod tests {
             ("sasl.password", "p"),
         ];
         assert_eq!(problems(&settings(&scram)), Vec::<String>::new());
-        let oidc = [
-            ("security.protocol", "sasl_ssl"),
-            ("sasl.mechanism", "OAUTHBEARER"),
-            ("sasl.oauthbearer.method", "oidc"),
-            ("sasl.oauthbearer.client.id", "u"),
-            ("sasl.oauthbearer.client.secret", "p"),
-            ("sasl.oauthbearer.token.endpoint.url", "https://localhost:1/token"),
-        ];
-        assert_eq!(problems(&settings(&oidc)), Vec::<String>::new());
     }
 }
