@@ -75,7 +75,7 @@ pub fn lock_until(mode: LockMode, retention: Duration, closed_ms: i64) -> Lock {
     let period_s = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
     let end_s = closed_ms.div_euclid(1000).saturating_add(1).saturating_add(period_s);
     let days = end_s.div_euclid(DAY_S) + i64::from(end_s.rem_euclid(DAY_S) > 0);
-    Lock { mode, retain_until_s: days.saturating_mul(DAY_S) }
+    Lock { mode, retain_until_s: days.min(i64::MAX / DAY_S) * DAY_S }
 }
 
 #[cfg(test)]

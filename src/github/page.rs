@@ -312,7 +312,8 @@ mod tests {
             let closes: String = "]}".repeat(depth);
             let right = format!("[[{opens}{closes}]]");
             assert_eq!(cut_text(&right).unwrap().len(), 1);
-            let wrong = format!("[[{opens}]{}]]", &closes[..closes.len() - 1]);
+            let cut = closes.strip_suffix('}').unwrap();
+            let wrong = format!("[[{opens}]{cut}]]");
             assert!(cut_text(&wrong).is_err(), "depth {depth}");
         }
     }

@@ -377,7 +377,7 @@ mod tests {
             ("enable.ssl.certificate.verification", "false"),
         ]);
         settings.producer_properties.insert("message.timeout.ms".to_owned(), "90000".to_owned());
-        settings.transaction_timeout = Duration::from_secs(60);
+        settings.transaction_timeout = Duration::from_mins(1);
         let found = problems(&settings);
         assert_eq!(found.len(), 8, "{found:#?}");
         assert!(!found.join(" ").contains("hunter2"), "{found:#?}");

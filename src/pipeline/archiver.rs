@@ -36,7 +36,7 @@ use parts::{Parts, Reader};
 use session::{End, Session};
 use status::Side;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Why the archiver ended before it was told to.
@@ -136,16 +136,21 @@ async fn archive<S: Store>(parts: &Arc<Parts<S>>) -> Result<(), ArchiverError> {
     load_gaps(parts).await?;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     while !parts.cancel.is_cancelled() {
+        let began = Instant::now();
         match Session::start(Arc::clone(parts))?.run().await? {
             End::Stopped => return Ok(()),
+            End::Behind => {}
             End::Again(why) => {
                 parts.status.trouble(Side::Kafka, &format!("finding its places again: {why}"));
-                parts.metrics.retry("archive", "places");
-                tokio::select! {
-                    () = parts.cancel.cancelled() => {}
-                    () = tokio::time::sleep(backoff.next_wait()) => {}
-                }
             }
+        }
+        parts.metrics.retry("archive", "places");
+        if began.elapsed() > Duration::from_mins(1) {
+            backoff.reset();
+        }
+        tokio::select! {
+            () = parts.cancel.cancelled() => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
         }
     }
     Ok(())

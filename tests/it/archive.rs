@@ -388,7 +388,7 @@ async fn behind_kafkas_retention_a_gap_is_recorded_once_and_the_archive_goes_on(
     rig.produce(0, 10..20).await;
     delete_before(&rig, 15).await;
     let running = rig.run().await;
-    rig.until_archived(10 + 7).await;
+    rig.until_archived(10 + 6).await;
     let gaps = running.snapshot().gaps;
     assert_eq!(gaps.len(), 1);
     assert_eq!((gaps[0].from, gaps[0].to), (11, 15));
@@ -408,7 +408,7 @@ async fn behind_kafkas_retention_a_gap_is_recorded_once_and_the_archive_goes_on(
     running.until("placed", |now| now.placed).await;
     assert_eq!(running.status.degraded(), None);
     running.stop().await;
-    assert_eq!(rig.archived().await.len(), 17);
+    assert_eq!(rig.archived().await.len(), 16);
 }
 
 #[tokio::test(flavor = "multi_thread")]

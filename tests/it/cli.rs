@@ -1,5 +1,6 @@
 //! The command line as an operator meets it: help, version, every message of `check`, exit codes.
 
+mod real;
 mod rows;
 
 use crate::support::daemon::PROGRAM;

@@ -6,7 +6,7 @@ use ghauditd::audit::EntityKind;
 use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
 use std::time::Duration;
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 fn small(slug: &str, history: u64, live: u64) -> SimEntity {
     let traffic = |base: Traffic| Traffic {

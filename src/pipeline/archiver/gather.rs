@@ -117,6 +117,8 @@ impl Gatherer {
     }
 
     /// Takes a record's line. A record of a slot that is no more is dropped: its partition is read again elsewhere.
+    ///
+    /// A record below what was taken already is an error of kind `InvalidData`: places must be found again.
     pub(super) fn push(
         &mut self,
         slot: Slot,
@@ -126,6 +128,17 @@ impl Gatherer {
         now: Now,
     ) -> io::Result<()> {
         let Some(partition) = self.partitions.get_mut(&slot) else { return Ok(()) };
+        let expected = partition
+            .open
+            .as_ref()
+            .map_or(partition.next_from, |open| open.segment.last_offset().saturating_add(1));
+        if offset < expected {
+            let what = format!(
+                "{}/{} gave offset {offset} where {expected} or more was due",
+                partition.topic, partition.number
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         if let Some(open) = &partition.open
             && (open.closing_since_ms.is_some() || open.age_ms(now) >= self.rules.age_ms_max)
         {
@@ -170,9 +183,7 @@ impl Gatherer {
             .partitions
             .get(&looked.slot)
             .and_then(|partition| partition.open.as_ref())
-            .is_some_and(|open| {
-                open.closing_since_ms.is_some() && open.segment.last_offset() == looked.last_offset
-            });
+            .is_some_and(|open| open.segment.last_offset() == looked.last_offset);
         if unchanged { self.seal(looked.slot, to, now) } else { Ok(()) }
     }
 
@@ -227,6 +238,19 @@ impl Gatherer {
                 partition: partition.number,
                 last_offset: open.segment.last_offset(),
             })
+    }
+
+    /// All open segments, with their last offsets.
+    pub(super) fn open_ends(&self) -> Vec<EndWanted> {
+        let open = |(slot, partition): (&Slot, &Partition)| {
+            Some(EndWanted {
+                slot: *slot,
+                topic: partition.topic.clone(),
+                partition: partition.number,
+                last_offset: partition.open.as_ref()?.segment.last_offset(),
+            })
+        };
+        self.partitions.iter().filter_map(open).collect()
     }
 
     /// Starts its patience anew: the look-up failed.
@@ -308,5 +332,132 @@ impl Partition {
             .front()
             .and_then(|sealed| sealed.footer.first_timestamp)
             .or_else(|| self.open.as_ref().and_then(|open| open.segment.first_timestamp()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gatherer(rules: SealRules) -> (Gatherer, Slot) {
+        let mut gatherer = Gatherer::new(rules, 1).unwrap();
+        let slot = gatherer.begin(beginning(0, 10));
+        (gatherer, slot)
+    }
+
+    fn beginning(partition: i32, position: i64) -> Beginning {
+        Beginning {
+            topic: "t".to_owned(),
+            partition,
+            position,
+            log_start: Some(position),
+            gap_from: None,
+        }
+    }
+
+    const RULES: SealRules = SealRules {
+        bytes_max: 1 << 20,
+        records_max: 3,
+        age_ms_max: 1_000,
+        buffer_bytes_max: 64 << 20,
+    };
+
+    fn at(mono_ms: i64) -> Now {
+        Now { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms }
+    }
+
+    fn push(gatherer: &mut Gatherer, slot: Slot, offset: i64, now: Now) {
+        let line = format!("{{\"offset\":{offset},\"value\":null}}\n");
+        gatherer.push(slot, offset, 5, line.as_bytes(), now).unwrap();
+    }
+
+    #[test]
+    fn a_full_segment_ends_where_the_next_record_begins() {
+        let (mut gatherer, slot) = gatherer(RULES);
+        for offset in [10, 11, 15] {
+            push(&mut gatherer, slot, offset, at(0));
+        }
+        assert!(gatherer.next_to_store().is_none(), "its end is not known yet");
+        push(&mut gatherer, slot, 20, at(0));
+        let (_, sealed) = gatherer.next_to_store().unwrap();
+        assert_eq!((sealed.header.from, sealed.footer.to, sealed.footer.count), (10, 20, 3));
+        assert!(gatherer.next_to_store().is_none(), "of a partition only one at a time");
+        assert_eq!(gatherer.stored(slot).unwrap().position, 20);
+        // The next one begins there, and says nothing of the log's start.
+        gatherer.tend(at(1_000)).unwrap();
+        let wanted = gatherer.ends_wanted(at(1_300), false).unwrap();
+        gatherer.seal_at(&wanted, 22, at(1_300)).unwrap();
+        let (_, sealed) = gatherer.next_to_store().unwrap();
+        assert_eq!((sealed.header.from, sealed.header.log_start, sealed.footer.to), (20, None, 22));
+    }
+
+    #[test]
+    fn an_old_segment_asks_for_its_end_and_a_record_that_comes_meanwhile_gives_it() {
+        let (mut gatherer, slot) = gatherer(RULES);
+        push(&mut gatherer, slot, 10, at(0));
+        gatherer.tend(at(999)).unwrap();
+        assert_eq!(gatherer.ends_wanted(at(999), true), None);
+        gatherer.tend(at(1_000)).unwrap();
+        assert_eq!(gatherer.ends_wanted(at(1_000), false), None, "the next record may come");
+        let wanted = gatherer.ends_wanted(at(1_200), false).unwrap();
+        assert_eq!((wanted.slot, wanted.last_offset), (slot, 10));
+        push(&mut gatherer, slot, 12, at(1_201));
+        // The answer to the question comes late: it must not end the new segment.
+        gatherer.seal_at(&wanted, 11, at(1_202)).unwrap();
+        let (_, sealed) = gatherer.next_to_store().unwrap();
+        assert_eq!(sealed.footer.to, 12);
+        gatherer.stored(slot);
+        assert!(gatherer.next_to_store().is_none());
+    }
+
+    #[test]
+    fn records_that_come_twice_or_under_an_old_slot_are_not_taken() {
+        let (mut gatherer, slot) = gatherer(RULES);
+        push(&mut gatherer, slot, 10, at(0));
+        for offset in [9, 10] {
+            let error = gatherer.push(slot, offset, 5, b"x\n", at(0)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        let again = gatherer.begin(beginning(0, 10));
+        assert_ne!(again, slot);
+        gatherer.push(slot, 11, 5, b"x\n", at(0)).unwrap();
+        assert_eq!(gatherer.buffered_bytes(), 0);
+        push(&mut gatherer, again, 10, at(0));
+        assert!(gatherer.buffered_bytes() > 0);
+    }
+
+    #[test]
+    fn memory_is_counted_to_the_byte_and_given_back() {
+        let rules = SealRules { buffer_bytes_max: 300 << 10, records_max: u64::MAX, ..RULES };
+        let mut gatherer = Gatherer::new(rules, 1).unwrap();
+        let slots: Vec<_> = (0..20).map(|n| gatherer.begin(beginning(n, 0))).collect();
+        let mut closing = false;
+        for offset in 0..400 {
+            for slot in &slots {
+                if !gatherer.has_room() {
+                    break;
+                }
+                let noise: Vec<u8> = (0..500).map(|_| rand::random::<u8>() | 0x80).collect();
+                gatherer.push(*slot, offset, 5, &noise, at(0)).unwrap();
+                gatherer.tend(at(0)).unwrap();
+                let open = gatherer.partitions().filter_map(|p| p.open.as_ref());
+                let held: usize = open.map(|open| open.segment.held_bytes()).sum();
+                assert_eq!(gatherer.held_bytes, held);
+            }
+            closing |= gatherer.ends_wanted(at(0), true).is_some();
+        }
+        assert!(closing, "the largest is closed early");
+        assert!(gatherer.buffered_bytes() < (300 << 10) + (64 << 10));
+        while let Some(wanted) = gatherer.ends_wanted(at(0), true) {
+            gatherer.seal_at(&wanted, 1_000, at(0)).unwrap();
+        }
+        gatherer.tend(at(5_000)).unwrap();
+        while let Some(wanted) = gatherer.ends_wanted(at(9_000), true) {
+            gatherer.seal_at(&wanted, 1_000, at(9_000)).unwrap();
+        }
+        while let Some((slot, _)) = gatherer.next_to_store() {
+            gatherer.stored(slot);
+        }
+        assert_eq!(gatherer.buffered_bytes(), 0);
     }
 }

@@ -154,7 +154,7 @@ async fn compare_last<S: Store>(
 
 fn recreated(topic: &str, partition: i32, why: &str) -> ArchiverError {
     ArchiverError::Refused(format!(
-        "topic {topic} was recreated ({topic}/{partition}: {why}); give the archive a new name and prefix or folder, \
+        "topic {topic} was recreated, or has lost records ({topic}/{partition}: {why}); give the archive a new name and prefix or folder, \
          the old one stays as it is"
     ))
 }

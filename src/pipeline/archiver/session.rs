@@ -32,6 +32,8 @@ pub(super) enum End {
     Stopped,
     /// Places must be found again.
     Again(String),
+    /// Kafka has deleted what was to be read next: places must be found again, after what was read is safe.
+    Behind,
 }
 
 /// What was found of the topics.
@@ -103,22 +105,49 @@ impl<S: Store> Session<S> {
     pub(super) async fn run(mut self) -> Result<End, ArchiverError> {
         let outcome = self.turn_until_end().await;
         self.parts.status.draining();
-        // What is on its way ends first: a put that goes on behind our back would meet the next one of its name.
-        // Look-ups in Kafka change nothing and are left alone.
-        while self.puts > 0
-            && let Some(done) = self.work.next().await
-        {
-            if let Done::Put(done) = done
-                && let Err(error) = self.put_done(*done)
-                && outcome.is_ok()
-                && !matches!(error, ArchiverError::Cancelled)
-            {
-                self.stream.stop().await;
-                return Err(error);
+        let drained = match &outcome {
+            Ok(End::Behind) => {
+                self.rescue().await;
+                self.drain(true).await
+            }
+            Ok(End::Again(_)) => self.drain(true).await,
+            Ok(End::Stopped) | Err(_) => self.drain(false).await,
+        };
+        self.stream.stop().await;
+        let end = outcome?;
+        drained.map(|()| end)
+    }
+
+    /// Waits for the puts that are on their way: one that goes on behind our back would meet the next of its name.
+    /// With `all`, everything that is sealed is put first. Look-ups in Kafka change nothing and are left alone.
+    async fn drain(&mut self, all: bool) -> Result<(), ArchiverError> {
+        loop {
+            if all {
+                self.start_puts();
+            }
+            if self.puts == 0 {
+                return Ok(());
+            }
+            match self.work.next().await {
+                Some(Done::Put(done)) => self.put_done(*done)?,
+                Some(_) => {}
+                None => return Ok(()),
             }
         }
-        self.stream.stop().await;
-        outcome
+    }
+
+    /// Seals what was read from partitions whose next records Kafka has deleted: it could not be read again. Such a
+    /// segment ends behind its last record, and the gap that will be recorded begins there.
+    async fn rescue(&mut self) {
+        for open in self.gatherer.open_ends() {
+            let ends = self.parts.reader.watermarks(&open.topic, open.partition).await;
+            let end = open.last_offset.saturating_add(1);
+            if ends.is_ok_and(|ends| ends.low > end)
+                && let Err(error) = self.gatherer.seal_at(&open, end, now())
+            {
+                tracing::error!("segment not sealed: {error}");
+            }
+        }
     }
 
     async fn turn_until_end(&mut self) -> Result<End, ArchiverError> {
@@ -155,15 +184,26 @@ impl<S: Store> Session<S> {
             Some(Event::Records(batch)) => {
                 let now = now();
                 for record in batch.iter() {
-                    self.gatherer
-                        .push(record.slot, record.offset, record.timestamp_ms, record.bytes, now)
-                        .map_err(|error| ArchiverError::Ended(error.to_string()))?;
+                    let pushed = self.gatherer.push(
+                        record.slot,
+                        record.offset,
+                        record.timestamp_ms,
+                        record.bytes,
+                        now,
+                    );
+                    match pushed {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                            return Ok(Some(End::Again(error.to_string())));
+                        }
+                        Err(error) => return Err(ArchiverError::Ended(error.to_string())),
+                    }
                 }
                 drop(batch);
                 self.tend(now)?;
             }
             Some(Event::OutOfRange) => {
-                return Ok(Some(End::Again("a position is not in Kafka any more".to_owned())));
+                return Ok(Some(End::Behind));
             }
             Some(Event::Trouble { message, topic_lost: true }) => {
                 return Ok(Some(End::Again(message)));
@@ -259,6 +299,15 @@ impl<S: Store> Session<S> {
     fn done(&mut self, done: Done) -> Result<Option<End>, ArchiverError> {
         match done {
             Done::Put(done) => self.put_done(*done)?,
+            Done::End(wanted, Err(ArchiverError::Kafka(ReadError::OutOfRange { .. }))) => {
+                self.looking = false;
+                tracing::debug!(
+                    topic = wanted.topic,
+                    partition = wanted.partition,
+                    "behind Kafka's log"
+                );
+                return Ok(Some(End::Behind));
+            }
             Done::End(wanted, end) => {
                 self.looking = false;
                 match self.kafka(end)? {

@@ -49,7 +49,7 @@ async fn each_error_of_a_transaction_ends_as_the_table_says() {
         let (mock, settings) = mock();
         let producer = open(&settings).await.unwrap();
         commit(&producer, &settings).await.unwrap();
-        mock.request_errors(api.clone(), &[code]);
+        mock.request_errors(api, &[code]);
         let result = commit(&producer, &settings).await;
         println!("{api:?} {code:?}: {result:?}");
         let fits = match expected {
