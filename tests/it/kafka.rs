@@ -1,5 +1,6 @@
 //! The Kafka room on real brokers: exactly once, fencing, refusals, and what its messages say.
 
+mod login;
 mod outage;
 mod refusals;
 mod single_errors;

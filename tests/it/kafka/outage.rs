@@ -1,7 +1,7 @@
 //! Brokers that are killed, frozen, away, or not reached at all.
 
+use super::login::secured;
 use super::*;
-use crate::support::kafka::Tls;
 use ghauditd::kafka::topics;
 
 #[tokio::test]
@@ -95,18 +95,6 @@ async fn a_commit_without_an_answer_is_decided_by_the_checkpoint() {
     assert_exactly_once(&settings, last).await;
 }
 
-fn secured(tls: &Tls) -> Settings {
-    let properties = [
-        ("security.protocol", "SASL_SSL"),
-        ("sasl.mechanism", "SCRAM-SHA-512"),
-        ("sasl.username", &tls.user),
-        ("sasl.password", &tls.password),
-        ("ssl.ca.location", tls.ca.to_str().unwrap()),
-    ];
-    let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    Settings { properties: properties.into(), ..settings(&tls.address) }
-}
-
 #[tokio::test]
 async fn each_kind_of_connection_trouble_says_what_it_is() {
     let broker = Broker::own("kafka-tls").await;
@@ -120,7 +108,7 @@ async fn each_kind_of_connection_trouble_says_what_it_is() {
     unknown_authority.properties.remove("ssl.ca.location");
     let rows = [
         ("wrong password", with("sasl.password", "wrong"), "login refused"),
-        ("wrong mechanism", with("sasl.mechanism", "PLAIN"), "login refused"),
+        ("wrong mechanism", with("sasl.mechanism", "SCRAM-SHA-256"), "login refused"),
         ("unknown authority", unknown_authority, "certificate is not trusted"),
         ("plaintext against TLS", settings(&good.brokers), "the port may expect TLS"),
         (

@@ -78,6 +78,13 @@ impl Broker {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it in good order, and starts it with more properties.
+    pub(crate) async fn restart_with(&self, properties: &str) {
+        self.stop().await;
+        std::fs::write(self.dir().join("extra.properties"), properties).unwrap();
+        self.start().await;
+    }
+
     /// SIGKILL, and start.
     pub(crate) async fn restart(&self) {
         self.kill().await;
