@@ -14,9 +14,9 @@ use std::time::Duration;
 const LONG_ABOUT: &str = "\
 Read the configuration and report all of its faults at once, each with its key, what is wrong and the remedy.
 
-With --connect it also tries, without changing anything: each token and its scope, the topics and their settings, \
-write access by a transaction that is aborted, and the archive's store. Exit code 0: all is good; 3: faults in the \
-configuration; 4: something does not work.";
+With --connect it also tries: each token and its scope, the topics and their settings, write access by a transaction \
+that is aborted, and the archive's store. That changes nothing but for one or two small objects in a bucket, locked \
+for a minute. Exit code 0: all is good; 3: faults in the configuration; 4: something does not work.";
 
 /// Check the configuration
 #[derive(Debug, Args)]

@@ -285,7 +285,21 @@ mod tests {
             github_now_ms: Some(1_795_176_000_000),
             lanes: &lanes,
         };
-        insta::assert_snapshot!("checkpoint_show", printed(|out| show(&view, out).unwrap()));
-        insta::assert_snapshot!("checkpoint_list", printed(|out| list(&[view], out).unwrap()));
+        insta::assert_snapshot!(printed(|out| show(&view, out).unwrap()), @r#"
+        entity acme (not in the configuration: not read)
+          sequence: 120
+          GitHub's clock at the last commit: 2026-11-20T12:00:00.000Z
+          owner of checkpoint partition 3: process 42 on ops1, started 2026-11-20T10:20:00.000Z
+          lane git: 120 entries committed, began 2026-11-20T12:00:00Z
+            read once: 2026-11-11T12:00:00Z to 2026-11-13T12:00:00Z
+            tail 1: from 2026-11-20T11:50:00Z on, next query from 2026-11-20T11:50:00Z; walk at a cursor, 12 new entries, last entry of 2026-11-20T11:59:00Z
+            backfill 2: 2026-10-09T12:00:00Z to 2026-11-13T12:10:00Z; waiting
+            backfill 3: 2026-11-13T12:10:00Z to 2026-11-14T12:10:00Z; waiting, asked again for what is new
+            backfill 1 as a whole: 2026-10-09T12:00:00Z to 2026-11-20T11:50:00Z; being read, 0 entries so far
+        "#);
+        insta::assert_snapshot!(printed(|out| list(&[view], out).unwrap()), @r#"
+        ENTITY  LANE  READ ONCE UP TO       TAIL FROM             OPEN BACKFILL  ENTRIES
+        acme    git   2026-11-13T12:00:00Z  2026-11-20T11:50:00Z  2 slices       120
+        "#);
     }
 }

@@ -1,5 +1,7 @@
-//! `check --connect`: tries what the configuration names, and changes nothing.
+//! `check --connect`: tries what the configuration names. A bucket keeps one or two small objects, locked for a minute.
 
+use crate::archive::probe::{self, Property};
+use crate::archive::{self, AnyStore, Store as _};
 use crate::audit::slice::Query;
 use crate::config::Config;
 use crate::github::auth::TokenReader;
@@ -63,6 +65,9 @@ pub(super) async fn all(config: &Config) -> Vec<Try> {
         entity_tries(config, entity, &metrics, &mut tries).await;
     }
     kafka_tries(config, &metrics, &mut tries).await;
+    if let Some(settings) = &config.archive {
+        archive_tries(settings, &mut tries).await;
+    }
     tries
 }
 
@@ -150,4 +155,35 @@ fn topic_tries(report: &TopicReport) -> Vec<Try> {
         tries.push(named(Verdict::Ok, &message));
     }
     tries
+}
+
+/// What the store must hold to before anything is archived to it.
+async fn archive_tries(settings: &archive::Settings, tries: &mut Vec<Try>) {
+    let what = format!("archive {}", settings.name);
+    let probed = match AnyStore::open(settings).await {
+        Ok(store) => {
+            let probed = store.probe(settings).await;
+            probed.map(|properties| (store.describe(), properties))
+        }
+        Err(error) => Err(error),
+    };
+    match probed {
+        Ok((place, properties)) => {
+            tries.push(Try::new(what.clone(), Verdict::Ok, format!("{place} answers")));
+            tries.extend(properties.iter().map(|property| property_try(&what, property)));
+        }
+        Err(error) => tries.push(Try::new(what, Verdict::Failed, error.to_string())),
+    }
+}
+
+fn property_try(what: &str, property: &Property) -> Try {
+    let (verdict, words) = match property.verdict {
+        probe::Verdict::Held => (Verdict::Ok, "holds"),
+        probe::Verdict::NotProvable => (Verdict::Warning, "not provable"),
+        probe::Verdict::Absent => (Verdict::Warning, "absent"),
+        probe::Verdict::NotWanted => (Verdict::Ok, "not asked for"),
+    };
+    let detail = if property.detail.is_empty() { "" } else { ": " };
+    let message = format!("{words}{detail}{}", property.detail);
+    Try::new(format!("{what}, {}", property.name), verdict, message)
 }

@@ -47,7 +47,7 @@ const HISTORY_GIT: u64 = 10_000;
 const LIVE_WEB_PER_S: u32 = 20;
 const LIVE_GIT_PER_S: u32 = 10;
 /// How long what is still missing at the end may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(super) fn run(args: &DemoArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
@@ -113,19 +113,20 @@ impl Stage {
         std::fs::write(&ca_file, self.sim.ca_pem().unwrap_or_default())?;
         let config = format!(
             "# Written by `ghauditd demo`.\n\
-             [server.simulated]\nbase_url = \"{}\"\nca_file = {ca_file:?}\n\n\
+             [server.simulated]\nbase_url = \"{}\"\nca_file = {ca}\n\n\
              [[entity]]\nname = \"{ENTITY}\"\nkind = \"enterprise\"\nslug = \"{ENTITY}\"\nserver = \"simulated\"\n\
-             token_file = {:?}\n\n\
+             token_file = {}\n\n\
              [collect]\npoll_interval_min = \"1s\"\npoll_interval_max = \"2s\"\n\n\
              [kafka]\nbrokers = {:?}\nid_prefix = \"{prefix}\"\ntopic_prefix = \"{prefix}.\"\nreplication = 1\n\n\
-             [archive]\nstore = \"dir\"\npath = {:?}\nlock_mode = \"governance\"\nretention = \"1d\"\nsegment_age = \"2s\"\nimmutable = false\n\n\
-             [state]\ndir = {:?}\n\n[admin]\nlisten = \"127.0.0.1:{}\"\n",
+             [archive]\nstore = \"dir\"\npath = {}\nlock_mode = \"governance\"\nretention = \"1d\"\nsegment_age = \"2s\"\nimmutable = false\n\n\
+             [state]\ndir = {}\n\n[admin]\nlisten = \"127.0.0.1:{}\"\n",
             self.sim.base_url(),
-            self.dir.join("token"),
+            quoted(&self.dir.join("token")),
             self.kafka.brokers,
-            self.archive(),
-            self.dir.join("state"),
+            quoted(&self.archive()),
+            quoted(&self.dir.join("state")),
             self.metrics_port,
+            ca = quoted(&ca_file),
             prefix = self.kafka.id_prefix,
         );
         std::fs::write(self.config(), config)?;
@@ -291,12 +292,17 @@ fn conclude(
     let (config, web) = (stage.config(), stage.kafka.topic(crate::audit::Topic::Web).to_owned());
     let program = std::env::current_exe()?;
     out.line(format!(
-        "\nTry next:\n  {0} --config {1} archive list\n  {0} --config {1} archive cat --topic {web} | head -3\n  \
+        "\nTry next:\n  {0} --config {1} archive list\n  {0} --config {1} archive cat {web} | head -3\n  \
          {0} sim --help\n(With the broker started again, `{0} --config {1} checkpoint show` tells where the daemon stands, and\n  \
          kcat -b {2} -t {web} -C -e -c 3  what a consumer sees.)",
         shown(&program), shown(&config), args.brokers
     ))?;
     Ok(if good { Exit::Ok } else { Exit::Mismatch })
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
 }
 
 /// A path as one would type it from here.

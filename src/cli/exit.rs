@@ -17,7 +17,7 @@ pub enum Exit {
     Fenced,
     /// The state in Kafka, or a topic, is not as it must be.
     Refused,
-    /// The archive stopped: the store does not keep its contract, or differs from Kafka.
+    /// `archive`: the store refuses, or does not keep its contract.
     Archive,
     /// What was asked for does not exist.
     NotFound,
@@ -67,7 +67,7 @@ impl Exit {
             Self::Fenced => "another instance owns the state in Kafka",
             Self::Refused => "refused to start: topics or saved state are not as they must be",
             Self::Archive => {
-                "the archive stopped: its store broke the contract, or differs from Kafka"
+                "the archive's store cannot be used: it refuses, or does not keep its contract"
             }
             Self::NotFound => "what was asked for does not exist",
             Self::Mismatch => "a comparison found entries lost, doubled or changed",

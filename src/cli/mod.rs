@@ -1,6 +1,7 @@
 //! The command line: one file per command, one writer, documented exit codes.
 
 pub mod archive;
+mod archive_args;
 mod check;
 mod checkpoint;
 mod completions;
@@ -77,6 +78,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
     Completions(completions::CompletionsArgs),
@@ -120,6 +122,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
+        Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),
         Command::Completions(args) => completions::run(&args, out),

@@ -21,12 +21,12 @@ that is on its way and lasts at most daemon.grace; a second signal ends it at on
 Examples:
   ghauditd run
   ghauditd --config ./ghauditd.toml --log-format json run
-  ghauditd run --init      create missing topics although others hold data")]
+  ghauditd run --init      begin anew after a topic was lost")]
 pub(super) struct RunArgs {
-    /// Create topics that are missing although others hold data already
+    /// Take topics that are missing or empty for a new beginning, although others hold data
     ///
-    /// Without this a missing topic beside topics with data is taken for what it may be: a loss. Use it once, when
-    /// you know why the topic is not there.
+    /// Without this a start that finds such a thing is refused, because it may be a loss. Use it once, when you know
+    /// why: topics are created, and what GitHub still has is read again.
     #[arg(long)]
     init: bool,
 }

@@ -5,9 +5,13 @@ use super::environment::{Environment, OVERRIDE_PREFIX};
 use super::fault::{Fault, Faults};
 use super::reader::{Report, Table};
 use super::sections::{self, Surroundings};
+use crate::audit::Lane;
+use crate::github::EntitySettings;
+use crate::kafka::settings::Settings;
 use ::config::{File, FileFormat, Value, ValueKind};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 /// Most bytes of a configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -66,7 +70,7 @@ fn read_file(path: &Path) -> Result<String, (String, String)> {
             std::io::ErrorKind::NotFound => "name the file with --config",
             _ => "check the file's permissions",
         };
-        (format!("cannot be read ({})", error.kind()), remedy.to_owned())
+        (sections::unreadable(&error), remedy.to_owned())
     };
     let meta = std::fs::metadata(path).map_err(problem)?;
     if meta.len() > FILE_BYTES_MAX || !meta.is_file() {
@@ -131,6 +135,23 @@ fn without_excerpt(message: &str) -> String {
     kept.join(": ")
 }
 
+/// Seen ids are kept for as long as GitHub can show their entries, and the window behind it; where that is unlimited,
+/// for the least that any lane has.
+fn keep_seen_ids(kafka: &mut Settings, entities: &[EntitySettings]) {
+    const DAY: Duration = Duration::from_hours(24);
+    for lane in entities.iter().flat_map(|entity| &entity.lanes) {
+        let Some(retention) = lane.retention else { continue };
+        match lane.lane {
+            Lane::Web => {
+                kafka.seen_web_retention = kafka.seen_web_retention.max(retention + 45 * DAY);
+            }
+            Lane::Git => {
+                kafka.seen_git_retention = kafka.seen_git_retention.max(retention + 14 * DAY);
+            }
+        }
+    }
+}
+
 fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Config> {
     if !matches!(tree.kind, ValueKind::Table(_)) {
         return None;
@@ -141,20 +162,14 @@ fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Conf
     let entities = sections::entity::read(&mut root, &servers, &around);
     let (collect, allow_overlap) = sections::daemon::collect(&mut root);
     sections::overlap::check(report, &servers, &entities, allow_overlap);
-    let kafka = sections::kafka::read(&mut root);
+    let mut kafka = sections::kafka::read(&mut root);
     let archive = sections::archive::read(&mut root);
     let state = sections::daemon::state(&mut root, &around);
     let admin = sections::daemon::admin(&mut root);
     let daemon = sections::daemon::daemon(&mut root);
     root.finish();
-    Some(Config {
-        servers,
-        entities: entities.into_iter().map(|entity| entity.settings).collect(),
-        collect,
-        kafka,
-        archive,
-        state,
-        admin,
-        daemon,
-    })
+    let servers = servers.into_iter().filter_map(|(name, server)| Some((name, server?))).collect();
+    let entities: Vec<_> = entities.into_iter().map(|entity| entity.settings).collect();
+    keep_seen_ids(&mut kafka, &entities);
+    Some(Config { servers, entities, collect, kafka, archive, state, admin, daemon })
 }

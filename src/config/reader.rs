@@ -396,11 +396,8 @@ impl<'a> Table<'a> {
             None => (None, self.broken),
         };
         if let (Some(value), None) = (value, values) {
-            self.report.fault(
-                path.clone(),
-                format!("must be a table, but is {}", kind(value)),
-                format!("write [{path}] and its keys below it"),
-            );
+            let problem = format!("must be a table, but is {}", kind(value));
+            self.report.fault(path.clone(), problem, how_to_write_a_table(&path));
         }
         Table { path, pattern, values, broken, asked: BTreeSet::new(), report: self.report }
     }
@@ -438,6 +435,17 @@ fn flatten(
             }
         };
         found.push((name, text, from_environment(value)));
+    }
+}
+
+/// A table within a list cannot have a header of its own in the way its path is shown.
+fn how_to_write_a_table(path: &str) -> String {
+    match path.split_once('[') {
+        None => format!("write [{path}] and its keys below it"),
+        Some((list, rest)) => match rest.rsplit_once('.') {
+            None => format!("write [[{list}]] and its keys below it"),
+            Some((_, key)) => format!("write its keys as {key}.KEY = VALUE"),
+        },
     }
 }
 

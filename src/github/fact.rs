@@ -1,7 +1,6 @@
 //! The facts of one entry, read while it is cut out: which members they are and what their values say.
 
-use super::page::CutError;
-use super::scan::{Scanner, Value};
+use super::scan::Scanner;
 use crate::audit::{Entry, Text};
 use bytes::Bytes;
 
@@ -9,22 +8,40 @@ use bytes::Bytes;
 /// (the id is then derived from the bytes), like any other fact: record keys and headers stay small.
 pub const BYTES_MAX: usize = 1024;
 
-/// Where the facts of one entry lie. Values are read only when its end is reached, so the last name wins for free.
+/// Where a value lies, from its first byte to behind its last; empty where there is none.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    from: usize,
+    to: usize,
+}
+
+impl Span {
+    #[inline]
+    fn of(self, page: &[u8]) -> &[u8] {
+        page.get(self.from..self.to).unwrap_or_default()
+    }
+}
+
+/// Where the facts of one entry lie. They are read only when its end is reached, so the last name wins for free.
 #[derive(Default)]
 pub(super) struct Facts {
-    id: Value,
-    timestamp: Value,
-    created_at: Value,
-    action: Value,
-    actor: Value,
-    org: Value,
-    repo: Value,
+    id: Span,
+    timestamp: Span,
+    created_at: Span,
+    action: Span,
+    actor: Span,
+    org: Span,
+    repo: Span,
 }
 
 impl Facts {
     /// The fact that a member name stands for.
     #[inline]
-    fn named(&mut self, name: &[u8]) -> Option<&mut Value> {
+    fn named(&mut self, name: &[u8]) -> Option<&mut Span> {
+        // most names are none of these: one branch that is nearly always right, instead of a jump by length
+        if name.len() > 12 || !matches!(name, [b'_' | b'@' | b'a' | b'c' | b'o' | b'r', ..]) {
+            return None;
+        }
         Some(match name {
             b"_document_id" => &mut self.id,
             b"@timestamp" => &mut self.timestamp,
@@ -39,9 +56,9 @@ impl Facts {
 
     /// The entry that these facts and bytes make.
     pub(super) fn into_entry(self, page: &Bytes, body: Bytes) -> Entry {
-        let org = match self.org {
-            Value::Array { from, to } => first_string(page, from, to),
-            other => other,
+        let org = match self.org.of(page) {
+            [b'[', ..] => first_string(page, self.org),
+            _ => self.org,
         };
         Entry {
             body,
@@ -57,97 +74,114 @@ impl Facts {
 }
 
 /// Reads the facts of the object that begins here. One whose members are not written as JSON is skipped by strings and
-/// brackets alone: it keeps its bytes and has no facts.
+/// brackets alone: it keeps its bytes and has no facts. `None` where those do not add up.
 #[inline]
-pub(super) fn read(scan: &mut Scanner<'_>) -> Result<Facts, CutError> {
+pub(super) fn read(scan: &mut Scanner<'_>) -> Option<Facts> {
     let start = scan.at;
     scan.at += 1;
-    if let Some(facts) = members(scan)? {
-        return Ok(facts);
+    let mut facts = Facts::default();
+    if members(scan, &mut facts)? {
+        return Some(facts);
     }
     scan.at = start;
-    scan.nested()?;
-    Ok(Facts::default())
+    scan.skip_nested()?;
+    Some(Facts::default())
 }
 
-/// The members up to and with the closing brace; `None` where they are not written as JSON.
+/// The members up to and with the closing brace; `false` where they are not written as JSON.
 #[inline]
-fn members(scan: &mut Scanner<'_>) -> Result<Option<Facts>, CutError> {
-    let mut facts = Facts::default();
-    scan.skip_space();
-    if scan.peek() == Some(b'}') {
-        scan.at += 1;
-        return Ok(Some(facts));
+fn members(scan: &mut Scanner<'_>, facts: &mut Facts) -> Option<bool> {
+    if scan.take(b'}') {
+        return Some(true);
     }
     loop {
         scan.skip_space();
         if scan.peek() != Some(b'"') {
-            return Ok(None);
+            return Some(false);
         }
-        let (from, to, escaped) = scan.string()?;
-        scan.skip_space();
-        if scan.peek() != Some(b':') {
-            return Ok(None);
+        let from = scan.at + 1;
+        let escaped = scan.skip_string()?;
+        let name = scan.bytes.get(from..scan.at - 1).unwrap_or_default();
+        if !scan.take(b':') {
+            return Some(false);
         }
-        scan.at += 1;
         scan.skip_space();
         if !scan.starts_value() {
-            return Ok(None);
+            return Some(false);
         }
-        let value = scan.value()?;
-        let name = scan.bytes.get(from..to).unwrap_or_default();
-        if escaped {
-            if let Some(fact) = unescape(name).and_then(|name| facts.named(&name)) {
-                *fact = value;
-            }
-        } else if let Some(fact) = facts.named(name) {
-            *fact = value;
+        let from = scan.at;
+        scan.skip_value()?;
+        let to = scan.at;
+        if let Some(fact) = facts.named(name) {
+            *fact = Span { from, to };
+        } else if escaped {
+            escaped_name(facts, name, Span { from, to });
         }
-        scan.skip_space();
-        match scan.peek() {
-            Some(b',') => scan.at += 1,
-            Some(b'}') => {
-                scan.at += 1;
-                return Ok(Some(facts));
-            }
-            _ => return Ok(None),
+        if !scan.take(b',') {
+            return Some(scan.take(b'}'));
         }
+    }
+}
+
+#[cold]
+fn escaped_name(facts: &mut Facts, name: &[u8], value: Span) {
+    if let Some(fact) = unescape(name).and_then(|name| facts.named(&name)) {
+        *fact = value;
     }
 }
 
 /// The first element of an array that is a string.
 #[cold]
-fn first_string(page: &[u8], from: usize, to: usize) -> Value {
-    let Some(bytes) = page.get(..to) else {
-        return Value::Other;
-    };
-    let mut scan = Scanner::new(bytes, from + 1);
+fn first_string(page: &[u8], array: Span) -> Span {
+    let mut scan = Scanner::new(page.get(..array.to).unwrap_or_default(), array.from + 1);
     loop {
         scan.skip_space();
-        match scan.value() {
-            Ok(found @ Value::Str { .. }) => return found,
-            Ok(_) => {}
-            Err(_) => return Value::Other,
+        let from = scan.at;
+        if scan.skip_value().is_none() {
+            return Span::default();
         }
-        scan.skip_space();
-        if scan.peek() != Some(b',') {
-            return Value::Other;
+        if page.get(from) == Some(&b'"') {
+            return Span { from, to: scan.at };
         }
-        scan.at += 1;
+        if !scan.take(b',') {
+            return Span::default();
+        }
     }
 }
 
 /// The text of a string value: JSON (no bare control characters), Unicode, and not too long.
 #[inline]
-fn text(page: &Bytes, value: Value) -> Option<Text> {
-    let Value::Str { from, to, escaped } = value else {
-        return None;
-    };
-    let raw = page.get(from..to)?;
-    if raw.len() > BYTES_MAX || raw.iter().any(|byte| *byte < 0x20) {
+fn text(page: &Bytes, value: Span) -> Option<Text> {
+    let [b'"', raw @ .., b'"'] = value.of(page) else { return None };
+    if raw.len() > BYTES_MAX {
         return None;
     }
-    if escaped { Text::new(unescape(raw)?.into()) } else { Text::new(page.slice(from..to)) }
+    match plainness(raw) {
+        Plainness::Plain => Text::new(page.slice(value.from + 1..value.to - 1)),
+        Plainness::Escaped => Text::new(unescape(raw)?.into()),
+        Plainness::Broken => None,
+    }
+}
+
+/// What a string's content holds besides plain characters.
+enum Plainness {
+    Plain,
+    Escaped,
+    Broken,
+}
+
+#[inline]
+fn plainness(raw: &[u8]) -> Plainness {
+    let (mut control, mut backslash) = (false, false);
+    for byte in raw {
+        control |= *byte < 0x20;
+        backslash |= *byte == b'\\';
+    }
+    match (control, backslash) {
+        (true, _) => Plainness::Broken,
+        (false, true) => Plainness::Escaped,
+        (false, false) => Plainness::Plain,
+    }
 }
 
 /// What a string's content stands for; `None` for a broken escape or a lone surrogate. UTF-8 is not checked here.
@@ -207,11 +241,11 @@ fn hex4(raw: &[u8]) -> Option<(u32, &[u8])> {
 
 /// A time in epoch milliseconds: a whole number however it is written, or an RFC 3339 string.
 #[inline]
-fn time_ms(page: &Bytes, value: Value) -> Option<i64> {
-    match value {
-        Value::Scalar { from, to } => whole_number(page.get(from..to)?),
-        Value::Str { .. } => rfc3339_ms(&text(page, value)?),
-        Value::Other | Value::Array { .. } => None,
+fn time_ms(page: &Bytes, value: Span) -> Option<i64> {
+    match value.of(page) {
+        [] => None,
+        [b'"', ..] => rfc3339_ms(&text(page, value)?),
+        token => whole_number(token),
     }
 }
 
@@ -227,12 +261,18 @@ fn whole_number(token: &[u8]) -> Option<i64> {
         [b'-', rest @ ..] => (true, rest),
         digits => (false, digits),
     };
-    if digits.len() < 19 && digits.iter().all(u8::is_ascii_digit) && !starts_with_zero(digits) {
-        // fewer than 19 digits always fit
-        let value = digits.iter().try_fold(0_i64, |value, digit| {
-            value.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
-        })?;
-        return Some(if negative { -value } else { value });
+    // fewer than 19 digits always fit
+    if digits.len() < 19 && !starts_with_zero(digits) {
+        let mut value = 0_i64;
+        let mut digits_only = true;
+        for byte in digits {
+            let digit = byte.wrapping_sub(b'0');
+            digits_only &= digit < 10;
+            value = value.wrapping_mul(10).wrapping_add(i64::from(digit));
+        }
+        if digits_only {
+            return Some(if negative { -value } else { value });
+        }
     }
     decimal(negative, digits)
 }

@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn cursor(text: &str) -> Option<Next> {
-        Some(Next::Cursor(Cursor::new(text.to_owned()).unwrap()))
+        Cursor::new(text.to_owned()).map(Next::Cursor)
     }
 
     #[test]

@@ -68,7 +68,10 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
             if entries.len() == ENTRIES_MAX {
                 return Err(CutError::TooMany);
             }
-            entries.push(element(&mut scan, body)?);
+            let Some(entry) = element(&mut scan, body) else {
+                return Err(CutError::Malformed(scan.at));
+            };
+            entries.push(entry);
             scan.skip_space();
             match scan.peek() {
                 Some(b',') => scan.at += 1,
@@ -76,24 +79,24 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
                     scan.at += 1;
                     break;
                 }
-                _ => return Err(scan.malformed()),
+                _ => return Err(CutError::Malformed(scan.at)),
             }
         }
     }
     scan.skip_space();
-    if scan.peek().is_none() { Ok(entries) } else { Err(scan.malformed()) }
+    if scan.peek().is_none() { Ok(entries) } else { Err(CutError::Malformed(scan.at)) }
 }
 
 /// One element of the array, from its first byte to its last.
 #[inline]
-fn element(scan: &mut Scanner<'_>, page: &Bytes) -> Result<Entry, CutError> {
+fn element(scan: &mut Scanner<'_>, page: &Bytes) -> Option<Entry> {
     let start = scan.at;
     if scan.peek() == Some(b'{') {
         let facts = fact::read(scan)?;
-        return Ok(facts.into_entry(page, page.slice(start..scan.at)));
+        return Some(facts.into_entry(page, page.slice(start..scan.at)));
     }
-    scan.value()?;
-    Ok(Entry::opaque(page.slice(start..scan.at)))
+    scan.skip_value()?;
+    Some(Entry::opaque(page.slice(start..scan.at)))
 }
 
 #[cfg(test)]
@@ -309,7 +312,8 @@ mod tests {
             let closes: String = "]}".repeat(depth);
             let right = format!("[[{opens}{closes}]]");
             assert_eq!(cut_text(&right).unwrap().len(), 1);
-            let wrong = format!("[[{opens}]{}]]", &closes[..closes.len() - 1]);
+            let cut = closes.strip_suffix('}').unwrap();
+            let wrong = format!("[[{opens}]{cut}]]");
             assert!(cut_text(&wrong).is_err(), "depth {depth}");
         }
     }

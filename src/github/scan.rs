@@ -1,20 +1,7 @@
 //! Walks over JSON-like bytes by strings, escapes and brackets alone.
-
-use super::page::CutError;
-
-/// What stands where a value is expected, as far as a fact needs it.
-#[derive(Clone, Copy, Default)]
-pub(super) enum Value {
-    /// Nothing that a fact can be read from.
-    #[default]
-    Other,
-    /// A string: where its content lies between the quotes, and whether it holds an escape.
-    Str { from: usize, to: usize, escaped: bool },
-    /// A number or literal.
-    Scalar { from: usize, to: usize },
-    /// An array with its brackets.
-    Array { from: usize, to: usize },
-}
+//!
+//! The hot path of collecting. Methods answer with an `Option` that fits a register: `None` means that strings and
+//! brackets do not add up, at [`Scanner::at`].
 
 /// A place in the bytes. All methods move it forward only, except the one retry in [`super::fact::read`].
 pub(super) struct Scanner<'a> {
@@ -42,42 +29,37 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    pub(super) fn malformed(&self) -> CutError {
-        CutError::Malformed(self.at)
-    }
-
     #[inline]
     pub(super) fn starts_value(&self) -> bool {
         !matches!(self.peek(), None | Some(b',' | b':' | b'}' | b']'))
     }
 
-    /// The value that begins here.
+    /// Takes `byte`, after white space if there is some.
     #[inline]
-    pub(super) fn value(&mut self) -> Result<Value, CutError> {
-        let from = self.at;
+    pub(super) fn take(&mut self, byte: u8) -> bool {
+        if self.peek() != Some(byte) {
+            self.skip_space();
+            if self.peek() != Some(byte) {
+                return false;
+            }
+        }
+        self.at += 1;
+        true
+    }
+
+    /// Goes behind the value that begins here.
+    #[inline]
+    pub(super) fn skip_value(&mut self) -> Option<()> {
         match self.peek() {
-            Some(b'"') => {
-                let (from, to, escaped) = self.string()?;
-                Ok(Value::Str { from, to, escaped })
-            }
-            Some(b'[') => {
-                self.nested()?;
-                Ok(Value::Array { from, to: self.at })
-            }
-            Some(b'{') => {
-                self.nested()?;
-                Ok(Value::Other)
-            }
-            _ => {
-                self.scalar()?;
-                Ok(Value::Scalar { from, to: self.at })
-            }
+            Some(b'"') => self.skip_string().map(drop),
+            Some(b'[' | b'{') => self.skip_nested(),
+            _ => self.skip_scalar(),
         }
     }
 
     /// A number or literal: at least one byte, up to white space or something of structure.
     #[inline]
-    fn scalar(&mut self) -> Result<(), CutError> {
+    fn skip_scalar(&mut self) -> Option<()> {
         let from = self.at;
         while let Some(byte) = self.peek() {
             if matches!(
@@ -88,54 +70,55 @@ impl<'a> Scanner<'a> {
             }
             self.at += 1;
         }
-        if self.at == from { Err(self.malformed()) } else { Ok(()) }
+        (self.at > from).then_some(())
     }
 
-    /// The string whose opening quote stands here: where its content lies, and whether it holds an escape.
+    /// Goes behind the string whose opening quote stands here; says whether it holds an escape.
     #[inline]
-    pub(super) fn string(&mut self) -> Result<(usize, usize, bool), CutError> {
-        let from = self.at + 1;
-        let mut at = from;
-        let mut escaped = false;
+    pub(super) fn skip_string(&mut self) -> Option<bool> {
+        let end = find_quote_or_backslash(self.bytes, self.at + 1)?;
+        self.at = end + 1;
+        if self.bytes.get(end) == Some(&b'"') { Some(false) } else { self.skip_escaped() }
+    }
+
+    /// Goes behind the string in which a backslash stands right before here.
+    #[cold]
+    fn skip_escaped(&mut self) -> Option<bool> {
         loop {
-            let Some(end) = find_quote_or_backslash(self.bytes, at) else {
-                return Err(self.malformed());
-            };
+            let end = find_quote_or_backslash(self.bytes, self.at + 1)?;
+            self.at = end + 1;
             if self.bytes.get(end) == Some(&b'"') {
-                self.at = end + 1;
-                return Ok((from, end, escaped));
+                return Some(true);
             }
-            escaped = true;
-            at = end + 2;
         }
     }
 
     /// The brackets that open here, up to their closing one. Depth is a counter; the kinds are bits, so that one closed
     /// by the other kind is found at any depth.
-    pub(super) fn nested(&mut self) -> Result<(), CutError> {
+    pub(super) fn skip_nested(&mut self) -> Option<()> {
         let mut open = Kinds::default();
         while let Some(byte) = self.peek() {
             match byte {
                 b'"' => {
-                    self.string()?;
+                    self.skip_string()?;
                     continue;
                 }
                 b'{' => open.push(true),
                 b'[' => open.push(false),
                 b'}' | b']' => {
                     if open.pop() != Some(byte == b'}') {
-                        return Err(self.malformed());
+                        return None;
                     }
                     if open.depth == 0 {
                         self.at += 1;
-                        return Ok(());
+                        return Some(());
                     }
                 }
                 _ => {}
             }
             self.at += 1;
         }
-        Err(self.malformed())
+        None
     }
 }
 
@@ -174,27 +157,36 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 const QUOTES: u64 = EACH * 0x22;
 const BACKSLASHES: u64 = EACH * 0x5c;
 
-/// Words of eight bytes that are looked at before a string counts as long.
-const SHORT_WORDS: usize = 6;
-
-/// The first `"` or `\` at or after `at`. Most strings of an entry have fewer than 25 bytes: eight at a time beats the
-/// call of a vectorised search there, and loses to it in long ones.
+/// The first `"` or `\` at or after `at`. Nearly all strings of an entry end within 32 bytes: two fixed steps without a
+/// branch on the length beat the call of a general search there, and lose to it in long ones.
 #[inline]
-fn find_quote_or_backslash(bytes: &[u8], mut at: usize) -> Option<usize> {
-    for _ in 0..SHORT_WORDS {
-        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
-            break;
-        };
-        let word = u64::from_le_bytes(*word);
-        // the lowest high bit set marks the first byte that is zero after the xor; only bits above it may be false
-        let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
-        let hit = ((quote.wrapping_sub(EACH) & !quote)
-            | (backslash.wrapping_sub(EACH) & !backslash))
-            & HIGH;
-        if hit != 0 {
-            return usize::try_from(hit.trailing_zeros() / 8).ok().map(|offset| at + offset);
+fn find_quote_or_backslash(bytes: &[u8], at: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    if let Some(block) = rest.first_chunk::<32>() {
+        let &[a, b, c, d] = block.as_chunks::<8>().0 else { return None };
+        let (a, b, c, d) = (hits(a), hits(b), hits(c), hits(d));
+        if a | b != 0 {
+            return Some(at + first_hit(a, b));
         }
-        at += 8;
+        if c | d != 0 {
+            return Some(at + 16 + first_hit(c, d));
+        }
     }
-    memchr::memchr2(b'"', b'\\', bytes.get(at..)?).map(|offset| at + offset)
+    memchr::memchr2(b'"', b'\\', rest).map(|offset| at + offset)
+}
+
+/// Marks the first byte of a word that is a `"` or `\` by its highest bit: xor makes such a byte zero, and the lowest byte
+/// that borrows is exact. Bits above it may be false.
+#[inline]
+fn hits(word: [u8; 8]) -> u64 {
+    let word = u64::from_le_bytes(word);
+    let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
+    ((quote.wrapping_sub(EACH) & !quote) | (backslash.wrapping_sub(EACH) & !backslash)) & HIGH
+}
+
+/// The first marked byte of two words.
+#[inline]
+fn first_hit(low: u64, high: u64) -> usize {
+    let (hits, before) = if low != 0 { (low, 0) } else { (high, 8) };
+    usize::try_from(hits.trailing_zeros() / 8).map_or(0, |offset| before + offset)
 }

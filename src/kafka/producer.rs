@@ -393,7 +393,7 @@ impl Engine {
     fn end_by_commit(&self, deadline: Instant) -> Result<(), Failure> {
         loop {
             self.settle(deadline);
-            let Err(error) = self.producer.commit_transaction(CALL_TIMEOUT) else {
+            let Err(error) = self.producer.commit_transaction(call_timeout(deadline)) else {
                 return Ok(());
             };
             let failure = self.failure(&error, None);
@@ -462,7 +462,7 @@ impl Engine {
 
     fn try_abort(&self, deadline: Instant) -> KafkaResult<()> {
         loop {
-            let Err(error) = self.producer.abort_transaction(CALL_TIMEOUT) else {
+            let Err(error) = self.producer.abort_transaction(call_timeout(deadline)) else {
                 return Ok(());
             };
             match Facts::of(&error).action() {
@@ -493,6 +493,12 @@ impl Engine {
     fn name(&self, topic: Topic) -> &str {
         self.names.get(index(topic)).map_or(topic.default_name(), String::as_str)
     }
+}
+
+/// What is left until `deadline`, for one call: never nothing, for the first try, and never more than a call may take.
+fn call_timeout(deadline: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(Instant::now());
+    left.clamp(Duration::from_secs(1), CALL_TIMEOUT)
 }
 
 fn index(topic: Topic) -> usize {

@@ -377,7 +377,7 @@ mod tests {
             ("enable.ssl.certificate.verification", "false"),
         ]);
         settings.producer_properties.insert("message.timeout.ms".to_owned(), "90000".to_owned());
-        settings.transaction_timeout = Duration::from_secs(60);
+        settings.transaction_timeout = Duration::from_mins(1);
         let found = problems(&settings);
         assert_eq!(found.len(), 8, "{found:#?}");
         assert!(!found.join(" ").contains("hunter2"), "{found:#?}");
@@ -415,6 +415,8 @@ mod tests {
             ("sasl.oauthbearer.client.secret", "p"),
             ("sasl.oauthbearer.token.endpoint.url", "https://localhost:1/token"),
         ];
-        assert_eq!(problems(&settings(&oidc)), Vec::<String>::new());
+        // librdkafka says by itself when it was built without libcurl; nothing of ours may stand in the way
+        let found = problems(&settings(&oidc));
+        assert!(found.iter().all(|it| it.contains("not supported in this build")), "{found:#?}");
     }
 }

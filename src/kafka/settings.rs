@@ -61,6 +61,10 @@ pub struct Settings {
     pub replication: Option<i32>,
     /// Retention of the data topics; `None`: unlimited.
     pub data_retention: Option<Duration>,
+    /// Retention of the seen ids of web and stream entries: GitHub's and 45 days more.
+    pub seen_web_retention: Duration,
+    /// Retention of the seen ids of Git entries: GitHub's and 14 days more.
+    pub seen_git_retention: Duration,
     /// Compression of the producer: `none`, `lz4`, `zstd`, `gzip`, `snappy`.
     pub compression: String,
     /// `transaction.timeout.ms`.
@@ -228,6 +232,8 @@ impl Default for Settings {
             state_partitions: 12,
             replication: None,
             data_retention: Some(Duration::from_hours(24 * 30)),
+            seen_web_retention: Duration::from_hours(24 * 225),
+            seen_git_retention: Duration::from_hours(24 * 21),
             compression: "zstd".to_owned(),
             transaction_timeout: Duration::from_mins(1),
         }

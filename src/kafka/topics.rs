@@ -18,10 +18,6 @@ use std::time::{Duration, Instant};
 
 /// Longest wait until every broker shows topics that were just created.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Seen ids of web and stream entries are kept for GitHub's 180 days and 45 more.
-const SEEN_WEB_RETENTION: Duration = Duration::from_hours(24 * 225);
-/// Seen ids of Git entries are kept for GitHub's 7 days and 14 more.
-const SEEN_GIT_RETENTION: Duration = Duration::from_hours(24 * 21);
 
 /// A topic as it is on the brokers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,7 +272,7 @@ pub fn wanted(topic: Topic, settings: &Settings) -> Vec<(&'static str, String)> 
         }
         Topic::SeenWeb | Topic::SeenGit => {
             set("cleanup.policy", "delete");
-            set("retention.ms", &millis(seen_retention(topic)));
+            set("retention.ms", &millis(seen_retention(topic, settings)));
             set("segment.bytes", "67108864");
             set("message.timestamp.type", "LogAppendTime");
         }
@@ -293,10 +289,10 @@ pub fn wanted(topic: Topic, settings: &Settings) -> Vec<(&'static str, String)> 
     wanted
 }
 
-fn seen_retention(topic: Topic) -> Option<Duration> {
+fn seen_retention(topic: Topic, settings: &Settings) -> Option<Duration> {
     match topic {
-        Topic::SeenWeb => Some(SEEN_WEB_RETENTION),
-        Topic::SeenGit => Some(SEEN_GIT_RETENTION),
+        Topic::SeenWeb => Some(settings.seen_web_retention),
+        Topic::SeenGit => Some(settings.seen_git_retention),
         _ => None,
     }
 }
@@ -458,7 +454,7 @@ fn judge_retention(topic: Topic, seen: &Observed, settings: &Settings, judged: &
     match topic {
         Topic::Checkpoints => {}
         Topic::SeenWeb | Topic::SeenGit => {
-            let wanted = seen_retention(topic);
+            let wanted = seen_retention(topic, settings);
             if shorter_than(wanted) || by_size {
                 let wanted_ms = wanted.unwrap_or_default().as_millis();
                 judged.problem(format_args!(

@@ -6,18 +6,20 @@
 //! 3. the batch is committed in one transaction: records, seen ids and checkpoint are all there, or none is;
 //! 4. the planned state becomes the state, the seen ids go to their files: repeated from Kafka after a crash.
 
+mod sink;
+mod source;
+
 use super::buffer::Buffer;
-use super::partition::{OpenError, Opener, Partition};
+use super::partition::{Opener, Partition};
 use super::pause::Pause;
 use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
 use super::schedule::{self, Decision, View, Wanted};
-use crate::audit::{Checkpoint, Entry, Lane, ServerClock, SliceKind};
+use crate::audit::{Checkpoint, Lane, ServerClock, SliceKind};
 use crate::github::{Next, Page, PageRequest, Source, SourceError};
 use crate::health::Health;
 use crate::kafka::{Committed, SinkError};
 use crate::metrics::Metrics;
-use crate::retry::Backoff;
 use crate::state::Buckets;
 use crate::time::{mono_ms, wall_ms};
 use futures_util::future::{BoxFuture, OptionFuture};
@@ -25,7 +27,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
 /// Why a collector ended without being asked.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,7 @@ pub async fn run<S: Source, O: Opener>(
     checkpoint: Option<Checkpoint>,
     cancel: CancellationToken,
 ) -> Result<(), CollectorError> {
-    let mut collector = Collector::new(parts, checkpoint);
+    let mut collector = Collector::new(parts, checkpoint, cancel.clone());
     loop {
         collector.report();
         collector.start_commit()?;
@@ -111,6 +112,7 @@ enum Purpose {
 }
 
 struct Collector<S: Source, O: Opener> {
+    cancel: CancellationToken,
     parts: Parts<S, O>,
     name: String,
     state: Checkpoint,
@@ -134,7 +136,7 @@ struct Collector<S: Source, O: Opener> {
 }
 
 impl<S: Source, O: Opener> Collector<S, O> {
-    fn new(parts: Parts<S, O>, checkpoint: Option<Checkpoint>) -> Self {
+    fn new(parts: Parts<S, O>, checkpoint: Option<Checkpoint>, cancel: CancellationToken) -> Self {
         let state = checkpoint.unwrap_or_else(|| Checkpoint {
             version: crate::audit::checkpoint::VERSION,
             entity: parts.context.name.clone(),
@@ -144,6 +146,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         });
         let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
         Self {
+            cancel,
             name: format!("collector/{}", parts.context.name),
             clock: ServerClock::restored(state.github_now_ms, mono_ms()),
             credential: parts.source.credential_generation(),
@@ -392,262 +395,6 @@ impl<S: Source, O: Opener> Collector<S, O> {
             poll.saturating_mul(3).saturating_div(2).clamp(min, max)
         };
         self.tail_due.insert(lane, mono_ms().saturating_add(*poll));
-    }
-
-    fn keep_reserve(&mut self, page: &Page, now: i64) {
-        let Some(budget) = page.budget else { return };
-        if budget.remaining > self.parts.settings.budget_reserve {
-            return;
-        }
-        let now_ms = self.clock.now_ms(now).unwrap_or_else(wall_ms);
-        let wait_ms =
-            budget.reset_s.saturating_mul(1000).saturating_sub(now_ms).clamp(1000, 3_600_000);
-        debug!(entity = %self.parts.context.name, wait_ms, "request budget used up to the reserve");
-        self.source_pause.set(now.saturating_add(wait_ms));
-    }
-
-    fn source_works(&mut self) {
-        if self.source_pause.succeed() {
-            info!(entity = %self.parts.context.name, "GitHub answers again");
-            self.parts.health.clear(&self.source_part());
-        }
-    }
-
-    fn source_part(&self) -> String {
-        format!("github/{}", self.parts.context.name)
-    }
-
-    /// No page: says so once, decides what to do instead and when. The cursor does not move.
-    fn refused(&mut self, error: SourceError, purpose: Purpose) {
-        let now = mono_ms();
-        let entity = &self.parts.context.name;
-        match error {
-            SourceError::RateLimited { reason, wait, .. } => {
-                self.parts.metrics.retry("github", reason);
-                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                self.source_pause.set(now.saturating_add(wait_ms));
-                if self.source_pause.is_news(reason) {
-                    warn!(%entity, reason, wait_s = wait.as_secs(), "rate limited, waiting");
-                }
-            }
-            SourceError::Denied { reason, message, remedy } => {
-                self.parts.metrics.retry("github", reason);
-                self.source_pause.fail_slowly(now);
-                if self.source_pause.is_news(&format!("{reason} {message}")) {
-                    warn!(%entity, reason, remedy, "GitHub refuses: {message}");
-                    self.parts
-                        .health
-                        .set_degraded(&self.source_part(), format!("{message}: {remedy}"));
-                }
-            }
-            SourceError::Refused { status, message } => {
-                self.parts.metrics.retry("github", "refused");
-                match purpose {
-                    Purpose::Page(wanted) if wanted.next.is_some() => {
-                        warn!(%entity, lane = %wanted.lane, status, "cursor refused, the slice restarts: {message}");
-                        self.drop_cursor(wanted.lane, wanted.slice);
-                    }
-                    _ => self.fails_slowly(
-                        now,
-                        &format!("query refused with status {status}: {message}"),
-                    ),
-                }
-            }
-            SourceError::Transport { reason, message } => {
-                self.parts.metrics.retry("github", reason);
-                if reason == "too_large" && self.per_page > 1 {
-                    self.per_page = self.per_page.div_ceil(2).min(self.per_page.saturating_sub(1));
-                    return;
-                }
-                self.source_pause.fail(now);
-                if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
-                    self.drop_cursor(wanted.lane, wanted.slice);
-                }
-                let entity = &self.parts.context.name;
-                if self.source_pause.failures() < EVERYDAY_FAILURES {
-                    debug!(%entity, reason, "no page, trying again: {message}");
-                } else if self.source_pause.is_news(reason) {
-                    warn!(%entity, reason, "still no page, trying again: {message}");
-                }
-            }
-            SourceError::Uncuttable { body, next, date_ms } => {
-                self.parts.metrics.retry("github", "uncuttable");
-                let Purpose::Page(wanted) = purpose else { return self.source_pause.fail(now) };
-                self.uncuttable(wanted, body, next, date_ms);
-            }
-        }
-    }
-
-    fn fails_slowly(&mut self, now: i64, message: &str) {
-        self.source_pause.fail_slowly(now);
-        if self.source_pause.is_news(message) {
-            warn!(entity = %self.parts.context.name, "{message}");
-            self.parts.health.set_degraded(&self.source_part(), message.to_owned());
-        }
-    }
-
-    /// A page that cannot be cut: asked again with fewer entries; what comes twice alone goes whole to the dead letters.
-    fn uncuttable(
-        &mut self,
-        wanted: Wanted,
-        body: bytes::Bytes,
-        next: Option<Next>,
-        date_ms: Option<i64>,
-    ) {
-        if self.per_page > 1 {
-            self.per_page /= 2;
-            return;
-        }
-        let digest = crate::audit::entry::derived_id(&body);
-        if self.uncuttable.as_deref() != Some(digest.as_str()) {
-            self.uncuttable = Some(digest);
-            self.source_pause.fail(mono_ms());
-            return;
-        }
-        warn!(entity = %self.parts.context.name, id = digest, "a page cannot be cut and goes to the dead-letter topic whole");
-        let body_bytes = body.len();
-        let entries = vec![Entry::opaque(body)];
-        let page = Page { entries, next, date_ms, body_bytes, budget: None };
-        self.accept(wanted, page, true);
-    }
-
-    /// The walk's pages that are fetched already are committed; then it restarts where nothing can be missed.
-    fn drop_cursor(&mut self, lane: Lane, slice: u64) {
-        if self.buffer.holds(lane, slice) || self.committing.is_some() {
-            self.buffer.lose_cursor(lane, slice);
-        } else if let Some(state) = self.state.lanes.get_mut(&lane) {
-            state.drop_cursor(slice);
-        }
-    }
-
-    async fn committed(
-        &mut self,
-        planned: Planned,
-        result: Result<Committed, SinkError>,
-    ) -> Result<(), CollectorError> {
-        match result {
-            Ok(committed) => self.apply(planned, &committed),
-            Err(SinkError::Aborted { reason, message }) => {
-                self.parts.metrics.retry("kafka", reason);
-                self.again(&message);
-            }
-            Err(SinkError::Content { too_large: true, message, .. }) => {
-                let smaller = (self.parts.context.value_bytes_max / 2).max(64 << 10);
-                warn!(entity = %self.parts.context.name, value_bytes_max = smaller, "a record is too large for its topic, larger entries go in pieces: {message}");
-                self.parts.context.value_bytes_max = smaller;
-                self.again(&message);
-            }
-            Err(SinkError::Content { message, .. }) => {
-                self.parts.metrics.retry("kafka", "content");
-                self.again(&message);
-            }
-            Err(SinkError::Lost { message } | SinkError::Fenced { message }) => {
-                self.parts.metrics.retry("kafka", "lost");
-                self.recover(&message).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing of the batch is visible: the same pages are planned again after a while.
-    fn again(&mut self, message: &str) {
-        self.buffer.failed();
-        self.sink_pause.fail(mono_ms());
-        if self.sink_pause.is_news("aborted") {
-            warn!(entity = %self.parts.context.name, "transaction aborted, trying again: {message}");
-        }
-        self.degrade(message);
-    }
-
-    fn degrade(&self, message: &str) {
-        self.parts
-            .health
-            .set_degraded(&format!("kafka/{}", self.parts.context.name), message.to_owned());
-    }
-
-    /// The outcome is unknown until the checkpoint is read: it says what was committed.
-    async fn recover(&mut self, message: &str) -> Result<(), CollectorError> {
-        warn!(entity = %self.parts.context.name, "producer lost, opening it again: {message}");
-        self.degrade(message);
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
-        loop {
-            self.parts.health.named_wait(&self.name, "producer", Duration::from_mins(5));
-            match self.parts.partition.recover(&self.parts.context.name).await {
-                Ok(checkpoint) => {
-                    if let Some(checkpoint) = checkpoint {
-                        self.state = checkpoint;
-                    }
-                    // what was fetched ahead rests on a state that may not be: it is fetched again
-                    self.buffer.clear();
-                    self.fetching = None;
-                    self.sink_works();
-                    return Ok(());
-                }
-                Err(OpenError::Retry(reason)) => {
-                    let wait = backoff.next_wait();
-                    debug!(entity = %self.parts.context.name, wait_ms = wait.as_millis(), "cannot open: {reason}");
-                    self.degrade(&reason);
-                    tokio::time::sleep(wait).await;
-                }
-                Err(OpenError::OwnedByOther(reason)) => {
-                    return Err(CollectorError::OwnedByOther(reason));
-                }
-                Err(OpenError::Refused(reason)) => return Err(CollectorError::Refused(reason)),
-            }
-        }
-    }
-
-    fn sink_works(&mut self) {
-        if self.sink_pause.succeed() {
-            info!(entity = %self.parts.context.name, "transactions commit again");
-        }
-        self.parts.health.clear(&format!("kafka/{}", self.parts.context.name));
-    }
-
-    /// The planned state becomes the state.
-    fn apply(&mut self, mut planned: Planned, committed: &Committed) {
-        let name = &self.parts.context.name;
-        let partition = self.parts.partition.number();
-        let filed = {
-            let mut buckets = self.parts.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            for &(topic, next_offset) in &committed.next_offsets {
-                buckets.set_applied(topic, partition, next_offset);
-            }
-            buckets.commit(name, &mut planned.pending)
-        };
-        self.sink_works();
-        self.count(&planned);
-        self.state = planned.next;
-        for (lane, slice) in self.buffer.succeeded() {
-            if let Some(state) = self.state.lanes.get_mut(&lane) {
-                state.drop_cursor(slice);
-            }
-        }
-        if let Err(error) = filed {
-            // they are in Kafka, and owed to the files: nothing is planned before they are written
-            warn!(entity = %self.parts.context.name, "seen ids cannot be written: {error}");
-            self.degrade(&format!("seen ids cannot be written: {error}"));
-        }
-    }
-
-    fn count(&self, planned: &Planned) {
-        let (name, metrics) = (&self.parts.context.name, &self.parts.metrics);
-        for (&(lane, kind), counts) in &planned.counts {
-            metrics.committed(name, lane, kind, counts.committed);
-            metrics.known(name, lane, counts.known);
-            metrics.revisions(name, lane, counts.revisions);
-            metrics.dead_letters(name, counts.dead_letters);
-            for _ in 0..counts.gaps {
-                metrics.gap(name, lane);
-                warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
-            }
-        }
-        let live = |fetched: &&Fetched| fetched.page.next.is_none();
-        if let Some(since) = self.buffer.staged().iter().find(live).map(|live| live.fetched_mono_ms)
-        {
-            let ms = i32::try_from(mono_ms().saturating_sub(since)).unwrap_or(i32::MAX);
-            metrics.live_latency(name, f64::from(ms) / 1000.0);
-        }
     }
 
     fn report(&mut self) {

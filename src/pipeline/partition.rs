@@ -61,7 +61,8 @@ struct Slot<S> {
 impl<O: Opener> Partition<O> {
     /// A partition that was just opened.
     pub fn new(number: i32, opener: Arc<O>, opened: Opened<O::Sink>) -> Self {
-        let slot = Slot { sink: Some(opened.sink), in_flight: false, checkpoints: opened.checkpoints };
+        let slot =
+            Slot { sink: Some(opened.sink), in_flight: false, checkpoints: opened.checkpoints };
         Self { number, opener, slot: Mutex::new(slot) }
     }
 

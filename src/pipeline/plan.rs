@@ -161,7 +161,8 @@ impl Plan<'_> {
             if let Some(expired) = expired {
                 self.gap(fetched.lane, expired, "expired", &mut counts);
             }
-            if fetched.dead_letter {
+            // a letter that is known already came with its gap
+            if fetched.dead_letter && shown.new_entries > 0 {
                 let span = Expired { from_s: unread_s, to_s: unread_s.saturating_add(1) };
                 self.gap(fetched.lane, span, "uncuttable_page", &mut counts);
             }

@@ -310,7 +310,7 @@ impl Buckets {
         slot.sum = news.iter().map(disk::checksum).fold(slot.sum, u64::wrapping_add);
         if let Some(loaded) = &mut slot.loaded {
             let bytes = loaded.bytes();
-            loaded.set.extend_new(&news);
+            loaded.set.extend_new(news);
             loaded.used_at = self.tick;
             self.memory_bytes += loaded.bytes() - bytes;
         }

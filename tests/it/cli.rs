@@ -1,5 +1,6 @@
 //! The command line as an operator meets it: help, version, every message of `check`, exit codes.
 
+mod real;
 mod rows;
 
 use crate::support::daemon::PROGRAM;
@@ -253,14 +254,19 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 14] = [
         &[],
         &["run"],
         &["check"],
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["archive"],
+        &["archive", "list"],
+        &["archive", "cat"],
+        &["archive", "acknowledge"],
         &["completions"],
+        &["demo"],
         &["man"],
         &["sim"],
     ];

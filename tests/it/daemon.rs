@@ -6,7 +6,7 @@ use ghauditd::audit::EntityKind;
 use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
 use std::time::Duration;
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 fn small(slug: &str, history: u64, live: u64) -> SimEntity {
     let traffic = |base: Traffic| Traffic {
@@ -43,7 +43,7 @@ async fn every_entry_reaches_kafka_and_the_archive_once_across_kills() {
 async fn a_nasty_github_loses_and_doubles_nothing() {
     let config = SimConfig {
         entities: vec![small("acme", 1500, 100)],
-        faults: Faults::nasty(),
+        faults: Faults::nasty_read_once(),
         ..SimConfig::default()
     };
     let mut world = World::new("nasty", Broker::shared().address(), config).await;

@@ -1,1 +1,190 @@
-//! Reserved.
+//! What GitHub, its clock, and the local disk may do to a running installation: one row of the fault table each.
+
+use crate::support::kafka::{Broker, kcat_dump};
+use crate::support::world::{Differences, World};
+use crate::support::{secret_token, wait_until};
+use ghauditd::audit::EntityKind;
+use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// An entity with so many entries in each lane, before the start and at `live_per_second` after it.
+fn entity(slug: &str, history: u64, live: u64, live_per_second: f64) -> SimEntity {
+    let traffic = |base: Traffic| Traffic {
+        history_entries: history,
+        live_per_second,
+        live_entries_max: Some(live),
+        ..base
+    };
+    SimEntity {
+        web: traffic(Traffic::web()),
+        git: traffic(Traffic::git()),
+        ..SimEntity::new(EntityKind::Enterprise, slug)
+    }
+}
+
+async fn world(name: &str, entities: Vec<SimEntity>, faults: Faults) -> World {
+    let config = SimConfig { entities, faults, ..SimConfig::default() };
+    World::new(name, Broker::shared().address(), config).await
+}
+
+/// Waits until GitHub has shown so many entries in all, so that no more come.
+async fn visible(world: &World, entries: u64) {
+    wait_until(LONG, "the traffic has ended", async || world.sim.visible_entries() >= entries)
+        .await;
+}
+
+async fn assert_each_once(world: &World) {
+    assert_eq!(world.kafka_differences().await, Differences::default());
+}
+
+async fn stop(world: &mut World) {
+    world.daemon.term();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(0), "{}", world.daemon.log_tail());
+}
+
+/// How many entries are committed.
+async fn committed(world: &World) -> usize {
+    let mut records = 0;
+    for topic in ["github.audit.web", "github.audit.git"] {
+        records += kcat_dump(&world.brokers, &world.topic(topic)).await.len();
+    }
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_dated_2099_stop_neither_the_tail_nor_a_restart() {
+    let faults = Faults { dated_2099: 3, ..Faults::default() };
+    let mut world = world("future", vec![entity("acme", 300, 50, 10.0)], faults).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    world.collected(LONG).await;
+    stop(&mut world).await;
+    world.daemon.start();
+    visible(&world, 2 * (300 + 50 + 3)).await;
+    world.collected(LONG).await;
+    world.daemon.kill9();
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    wait_until(LONG, "2099 is read again", async || {
+        world.daemon.metric("ghauditd_entries_known_total", "").await >= 6.0
+    })
+    .await;
+    assert_each_once(&world).await;
+    let in_2099 = world.sim.journal_entries().filter(|it| it.timestamp_ms > 4_000_000_000_000);
+    assert_eq!(in_2099.count(), 6);
+}
+
+async fn five_thousand_in_one_second(name: &str, page_links: bool) {
+    let faults = Faults { burst: 5_000, page_links, ..Faults::default() };
+    let mut world = world(name, vec![entity("acme", 5_500, 0, 0.0)], faults).await;
+    world.daemon.start();
+    wait_until(LONG, "a part of it is committed", async || committed(&world).await > 1_000).await;
+    world.daemon.kill9();
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_entries_in_one_second() {
+    five_thousand_in_one_second("burst", false).await;
+}
+
+/// Stops a daemon that has collected all, and lets GitHub's time go on by `days`, with an entry each 1,000 seconds.
+async fn away_for(name: &str, days: u32) -> World {
+    let live = u64::from(days) * 86;
+    let mut world = world(name, vec![entity("acme", 300, live, 0.001)], Faults::default()).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    world.collected(LONG).await;
+    stop(&mut world).await;
+    world.sim.advance(DAY * days);
+    assert_eq!(world.sim.visible_entries(), 2 * (300 + live));
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_days_away_everything_that_github_still_has_is_collected() {
+    let mut world = away_for("five-days", 5).await;
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+    let gaps = kcat_dump(&world.brokers, &world.topic("ghauditd.gaps")).await;
+    assert_eq!(gaps, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_is_replaced_in_its_file_without_a_restart() {
+    let mut world = world("revoked", vec![entity("acme", 200, 60, 10.0)], Faults::default()).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    let token = secret_token();
+    world.sim.set_token(&token);
+    wait_until(LONG, "the 401 is told", async || {
+        let (status, reasons) = world.daemon.get("/readyz").await.unwrap();
+        status == 503 && reasons.contains("github/acme") && reasons.contains("revoked")
+    })
+    .await;
+    visible(&world, 2 * 260).await;
+    assert_ne!(world.kafka_differences().await.missing, Vec::<String>::new());
+    world.daemon.write("token", &token);
+    world.collected(Duration::from_secs(10)).await;
+    assert_each_once(&world).await;
+    world.daemon.ready(LONG).await;
+    let log = world.daemon.log();
+    assert!(log.contains("GitHub answers again"), "{log}");
+    assert_eq!(log.matches(" starting").count(), 1, "no restart: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entity_that_is_denied_does_not_stop_another() {
+    let faults =
+        Faults { forbidden: 1.0, only_entity: Some("octo".to_owned()), ..Faults::default() };
+    let entities = vec![entity("octo", 200, 0, 0.0), entity("acme", 500, 30, 10.0)];
+    let mut world = world("denied", entities, faults).await;
+    world.daemon.start();
+    visible(&world, 2 * (200 + 530)).await;
+    wait_until(LONG, "acme is collected", async || {
+        world.kafka_differences().await.missing.iter().all(|it| it.starts_with("octo/"))
+    })
+    .await;
+    let found = world.kafka_differences().await;
+    assert_eq!(found.missing.len(), 400);
+    assert_eq!(found, Differences { missing: found.missing.clone(), ..Differences::default() });
+    let (status, reasons) = world.daemon.get("/readyz").await.unwrap();
+    assert_eq!(status, 503);
+    assert!(reasons.contains("github/octo") && !reasons.contains("github/acme"), "{reasons}");
+    assert!(reasons.contains("read:audit_log"), "{reasons}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_budget_is_obeyed() {
+    let config = SimConfig {
+        entities: vec![entity("acme", 1000, 0, 0.0)],
+        rate_limit_per_hour: 12,
+        rate_limit_window_s: 3,
+        ..SimConfig::default()
+    };
+    let mut world = World::new("budget", Broker::shared().address(), config).await;
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+    let stats = world.sim.stats();
+    assert!(stats.requests > 20 && stats.over_limit <= 2, "{stats:?}");
+    world.daemon.ready(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_somebody_else_used_up_is_waited_for() {
+    let faults = Faults { primary_limit: 1.0, at_most: 2, ..Faults::default() };
+    let mut world = world("used-up", vec![entity("acme", 300, 0, 0.0)], faults).await;
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+    assert_eq!(world.sim.stats().faults.get("primary_limit"), Some(&2));
+    let log = world.daemon.log();
+    assert!(log.contains("rate limited, waiting") && log.contains("primary"), "{log}");
+}

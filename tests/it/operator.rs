@@ -1,1 +1,188 @@
-//! Reserved.
+//! Tried as a new operator would: each mistake and each outage, and what the program says about it.
+//!
+//! The words that are asserted are those an operator needs: what is wrong, where, and what to do.
+
+use crate::support::daemon::Daemon;
+use crate::support::kafka::Broker;
+use crate::support::s3::S3;
+use crate::support::world::{Differences, World};
+use crate::support::{secret_token, wait_until};
+use ghauditd::audit::EntityKind;
+use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_mins(1);
+
+/// An enterprise `acme` with so many entries in each lane, before the start and live.
+async fn world(name: &str, broker: &Broker, history: u64, live: u64, faults: Faults) -> World {
+    let traffic = |base: Traffic| Traffic {
+        history_entries: history,
+        live_per_second: 10.0,
+        live_entries_max: Some(live),
+        ..base
+    };
+    let acme = SimEntity {
+        web: traffic(Traffic::web()),
+        git: traffic(Traffic::git()),
+        ..SimEntity::new(EntityKind::Enterprise, "acme")
+    };
+    let config = SimConfig { entities: vec![acme], faults, ..SimConfig::default() };
+    World::new(name, broker.address(), config).await
+}
+
+async fn assert_each_once(world: &World) {
+    assert_eq!(world.kafka_differences().await, Differences::default());
+}
+
+/// Waits until `/readyz` says all these words, and that it is not ready.
+async fn not_ready(daemon: &mut Daemon, words: &[&str]) {
+    let begun = Instant::now();
+    loop {
+        let answer = daemon.get("/readyz").await;
+        let says = |body: &str| words.iter().all(|word| body.contains(word));
+        if answer.as_ref().is_some_and(|(status, body)| *status == 503 && says(body)) {
+            return;
+        }
+        assert!(daemon.running(), "the daemon has ended:\n{}", daemon.log_tail());
+        assert!(begun.elapsed() < LONG, "not {words:?}: {answer:?}\n{}", daemon.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn assert_logged(daemon: &Daemon, words: &[&str]) {
+    let log = daemon.log();
+    let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+    assert!(line.is_some(), "no line with {words:?} in:\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_is_named_with_its_file_and_a_right_one_is_taken_at_once() {
+    let mut world = world("wrong-token", &Broker::shared(), 200, 0, Faults::default()).await;
+    let right = std::fs::read_to_string(world.daemon.home().join("token")).unwrap();
+    let wrong = secret_token();
+    let file = world.daemon.write("token", &wrong);
+    world.daemon.start();
+    let words = ["acme", "Bad credentials", "wrong, expired or revoked", file.to_str().unwrap()];
+    not_ready(&mut world.daemon, &words).await;
+    assert_logged(&world.daemon, &[&["WARN"], &words[..]].concat());
+    world.daemon.write("token", &right);
+    world.collected(Duration::from_secs(15)).await;
+    world.daemon.ready(LONG).await;
+    assert_logged(&world.daemon, &["acme", "GitHub answers again"]);
+    let log = world.daemon.log();
+    assert!(!log.contains(&wrong) && !log.contains(&right), "a token is in the log");
+    assert_each_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_permission_is_told_with_what_is_needed() {
+    let faults = Faults { not_found: 1.0, ..Faults::default() };
+    let mut world = world("no-permission", &Broker::shared(), 10, 0, faults).await;
+    world.daemon.start();
+    let words = ["acme", "Not Found", "check `slug`", "read:audit_log", "own the enterprise"];
+    not_ready(&mut world.daemon, &words).await;
+    assert_logged(&world.daemon, &[&["WARN"], &words[..]].concat());
+    // told once, and not asked without end
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.daemon.log().matches("GitHub refuses").count(), 1);
+    assert!(world.sim.stats().requests < 5, "{:?}", world.sim.stats());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_comes_after_the_daemon_is_waited_for() {
+    let broker = Broker::own("op-late").await;
+    broker.stop().await;
+    let mut world = world("op-late", &broker, 200, 0, Faults::default()).await;
+    world.daemon.start();
+    let words = ["kafka", "starting", broker.address()];
+    not_ready(&mut world.daemon, &words).await;
+    let line = ["WARN", "cannot start yet, trying again", broker.address()];
+    wait_until(LONG, "the wait is told", async || {
+        world.daemon.log().lines().any(|it| line.iter().all(|word| it.contains(word)))
+    })
+    .await;
+    assert_eq!(world.daemon.get("/livez").await.unwrap().0, 200, "it waits, it is not stuck");
+    broker.start().await;
+    world.collected(LONG).await;
+    world.daemon.ready(LONG).await;
+    assert_each_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_without_lock_is_named_while_collecting_goes_on() {
+    let s3 = S3::shared();
+    let bucket = s3.create_bucket("unlocked", false, true).await;
+    let mut world = world("unlocked", &Broker::shared(), 300, 0, Faults::default()).await;
+    world.archive_to_s3(&s3.endpoint, &bucket);
+    world.configure("");
+    world.daemon.start();
+    let words = ["archive", "degraded", "Object Lock", &bucket, "make a new bucket"];
+    not_ready(&mut world.daemon, &words).await;
+    assert_logged(&world.daemon, &["ERROR", "Object Lock", &bucket, "collecting goes on"]);
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+    assert!(world.daemon.running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_configuration_ends_with_code_3_and_all_its_faults() {
+    let mut world = world("wrong-config", &Broker::shared(), 1, 0, Faults::default()).await;
+    let right = std::fs::read_to_string(world.daemon.config()).unwrap();
+    let wrong = right
+        .replace("kind = \"enterprise\"", "kind = \"enterprize\"")
+        .replace("poll_interval_min = \"1s\"", "poll_intervall_min = \"1s\"")
+        .replace("retention = \"1d\"", "retention = \"soon\"");
+    world.daemon.configure(&wrong);
+    world.daemon.start();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(3), "{}", world.daemon.log_tail());
+    assert_logged(&world.daemon, &["ERROR", "kind", "enterprize", "organization"]);
+    assert_logged(&world.daemon, &["ERROR", "poll_intervall_min", "poll_interval_min"]);
+    assert_logged(&world.daemon, &["ERROR", "archive.retention", "soon"]);
+    std::fs::remove_file(world.daemon.home().join("token")).unwrap();
+    world.daemon.configure(&right);
+    world.daemon.start();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(3), "{}", world.daemon.log_tail());
+    let token = world.daemon.home().join("token");
+    assert_logged(&world.daemon, &["ERROR", "token_file", token.to_str().unwrap()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_port_that_is_taken_is_named() {
+    let mut world = world("taken", &Broker::shared(), 1, 0, Faults::default()).await;
+    let taken = std::net::TcpListener::bind(world.daemon.admin()).unwrap();
+    world.daemon.start();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(1), "{}", world.daemon.log_tail());
+    let address = world.daemon.admin().to_string();
+    assert_logged(&world.daemon, &["ERROR", "admin.listen", &address]);
+    drop(taken);
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_daemons_with_one_prefix_the_older_one_gives_way_and_says_to_whom() {
+    let mut world = world("two", &Broker::shared(), 500, 100, Faults::default()).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    let mut second = Daemon::new("two-second");
+    let config = std::fs::read_to_string(world.daemon.config()).unwrap();
+    let home = |daemon: &Daemon| daemon.home().to_str().unwrap().to_owned();
+    let config = config
+        .replace(&home(&world.daemon), &home(&second))
+        .replace(&world.daemon.admin().to_string(), &second.admin().to_string());
+    second.configure(&config);
+    std::fs::copy(world.daemon.home().join("token"), second.home().join("token")).unwrap();
+    second.start();
+    second.ready(LONG).await;
+    let pid = second.pid().unwrap().to_string();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(5), "{}", world.daemon.log_tail());
+    let words = ["ERROR", "owned by another ghauditd", &pid, "stop one of the two", "id_prefix"];
+    assert_logged(&world.daemon, &words);
+    wait_until(LONG, "the second one collects all", async || {
+        let ended = world.sim.visible_entries() >= 2 * (500 + 100);
+        ended && world.kafka_differences().await.missing.is_empty()
+    })
+    .await;
+    assert!(second.running(), "{}", second.log_tail());
+    assert_each_once(&world).await;
+}

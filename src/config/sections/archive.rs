@@ -35,7 +35,8 @@ pub(in super::super) fn read(root: &mut Table<'_>) -> Option<Settings> {
             ],
         )
         .unwrap_or(LockMode::Governance);
-    let retention = retention(&mut table, lock_mode);
+    warn_without_lock(&table, lock_mode);
+    let retention = retention(&mut table);
     let segment_bytes_max = table.bytes("segment_bytes", 64 << 10..=64 << 20).unwrap_or(8 << 20);
     let segment_records_max = table.integer("segment_records", 1..=10_000_000).unwrap_or(200_000);
     let segment_age_max =
@@ -205,7 +206,17 @@ fn endpoint(table: &mut Table<'_>) -> Option<Url> {
     None
 }
 
-fn retention(table: &mut Table<'_>, lock_mode: LockMode) -> Duration {
+fn warn_without_lock(table: &Table<'_>, lock_mode: LockMode) {
+    if lock_mode == LockMode::None {
+        table.report.warning(
+            table.path_of("lock_mode"),
+            "is \"none\": objects can be deleted and replaced, retention is only written down",
+            "write \"governance\" or \"compliance\"",
+        );
+    }
+}
+
+fn retention(table: &mut Table<'_>) -> Duration {
     let raised = table.boolean("retention_over_ten_years", false);
     let Some(retention) = table.duration("retention", days(1)..=RETENTION_MAX) else {
         return days(1);
@@ -218,13 +229,6 @@ fn retention(table: &mut Table<'_>, lock_mode: LockMode) -> Duration {
                 show_duration(retention)
             ),
             "write less, or retention_over_ten_years = true if it is no slip of the pen",
-        );
-    }
-    if lock_mode == LockMode::None {
-        table.report.warning(
-            table.path_of("lock_mode"),
-            "is \"none\": objects can be deleted and replaced, retention is only written down",
-            "write \"governance\" or \"compliance\"",
         );
     }
     retention

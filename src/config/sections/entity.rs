@@ -33,7 +33,7 @@ pub(in super::super) struct Read {
 /// Reads all entities.
 pub(in super::super) fn read(
     root: &mut Table<'_>,
-    servers: &BTreeMap<String, ServerSettings>,
+    servers: &BTreeMap<String, Option<ServerSettings>>,
     around: &Surroundings<'_>,
 ) -> Vec<Read> {
     let mut entities = Vec::new();
@@ -62,7 +62,7 @@ pub(in super::super) fn read(
 
 fn read_one(
     table: &mut Table<'_>,
-    servers: &BTreeMap<String, ServerSettings>,
+    servers: &BTreeMap<String, Option<ServerSettings>>,
     around: &Surroundings<'_>,
 ) -> Option<(EntitySettings, bool)> {
     let name = name(table);
@@ -131,7 +131,10 @@ fn slug(table: &mut Table<'_>) -> Option<String> {
     None
 }
 
-fn server(table: &mut Table<'_>, servers: &BTreeMap<String, ServerSettings>) -> Option<String> {
+fn server(
+    table: &mut Table<'_>,
+    servers: &BTreeMap<String, Option<ServerSettings>>,
+) -> Option<String> {
     let name = table.text("server").unwrap_or_else(|| super::server::DEFAULT_SERVER.to_owned());
     if servers.contains_key(&name) {
         return Some(name);
@@ -139,7 +142,7 @@ fn server(table: &mut Table<'_>, servers: &BTreeMap<String, ServerSettings>) -> 
     let known: Vec<_> = servers.keys().cloned().collect();
     table.fault(
         "server",
-        format!("{name:?} is not a server without faults"),
+        format!("there is no server {name:?}"),
         format!("add [server.{name}] with its base_url, or write one of: {}", known.join(", ")),
     );
     None

@@ -40,14 +40,22 @@ const SMALL_FILE_BYTES_MAX: u64 = 4 << 20;
 pub(super) fn read_small_file(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let meta =
-        std::fs::metadata(path).map_err(|e| format!("{shown} cannot be read ({})", e.kind()))?;
+        std::fs::metadata(path).map_err(|error| format!("{shown} {}", unreadable(&error)))?;
     if !meta.is_file() {
         return Err(format!("{shown} is not a file"));
     }
     if meta.len() > SMALL_FILE_BYTES_MAX {
         return Err(format!("{shown} is larger than {} MiB", SMALL_FILE_BYTES_MAX >> 20));
     }
-    std::fs::read_to_string(path).map_err(|e| format!("{shown} cannot be read ({})", e.kind()))
+    std::fs::read_to_string(path).map_err(|error| format!("{shown} {}", unreadable(&error)))
+}
+
+/// Why a file cannot be read, in the operator's words: the standard library's "entity not found" means another thing here.
+pub(super) fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+        kind => format!("cannot be read ({kind})"),
+    }
 }
 
 /// Whether others than the owner's group can read a file: `None` where it cannot be looked at.

@@ -9,16 +9,17 @@ use std::collections::BTreeMap;
 /// Reports pairs that would bring entries twice without the operator having said that this is meant.
 pub(in super::super) fn check(
     report: &Report,
-    servers: &BTreeMap<String, ServerSettings>,
+    servers: &BTreeMap<String, Option<ServerSettings>>,
     entities: &[Read],
     allowed_for_all: bool,
 ) {
-    let address =
-        |entity: &EntitySettings| servers.get(&entity.server).map(|server| &server.base_url);
+    let address = |entity: &EntitySettings| {
+        servers.get(&entity.server)?.as_ref().map(|server| &server.base_url)
+    };
     for (number, later) in entities.iter().enumerate() {
         for earlier in entities.iter().take(number) {
             let (a, b) = (&earlier.settings, &later.settings);
-            if address(a) != address(b) {
+            if address(a).is_none() || address(a) != address(b) {
                 continue;
             }
             let name = a.name.as_str();

@@ -16,17 +16,15 @@ const DEFAULT_BASE_URL: &str = "https://api.github.com/";
 /// The version that every supported server knows (GHES 3.17 and later, GHEC).
 const DEFAULT_API_VERSION: &str = "2022-11-28";
 
-/// Reads all servers. The default server is always there.
-pub(in super::super) fn read(root: &mut Table<'_>) -> BTreeMap<String, ServerSettings> {
+/// Reads all servers. The default server is always there. One that is at fault is `None`: it is named, and unusable.
+pub(in super::super) fn read(root: &mut Table<'_>) -> BTreeMap<String, Option<ServerSettings>> {
     let mut servers = BTreeMap::new();
     for (name, mut table) in root.named("server") {
         let settings = read_one(&name, &mut table);
         table.finish();
-        servers.extend(settings.map(|settings| (name, settings)));
+        servers.insert(name, settings);
     }
-    if !root.has("server") || !servers.contains_key(DEFAULT_SERVER) {
-        servers.extend(default_server().map(|settings| (DEFAULT_SERVER.to_owned(), settings)));
-    }
+    servers.entry(DEFAULT_SERVER.to_owned()).or_insert_with(default_server);
     servers
 }
 

@@ -31,8 +31,6 @@ pub(super) fn consumer(
 ) -> KafkaResult<Consumer> {
     let mut config = settings.client_config(Role::Consumer);
     config.set("group.id", group);
-    // what a producer may send; librdkafka would refuse a `fetch.max.bytes` below it
-    config.remove("message.max.bytes");
     if isolation == Isolation::Uncommitted {
         config.set("isolation.level", "read_uncommitted");
     }

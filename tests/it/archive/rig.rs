@@ -205,6 +205,7 @@ impl Rig {
     }
 
     /// Starts an archiver on a store.
+    #[expect(clippy::disallowed_methods, reason = "Running owns the task, and ends it")]
     pub(super) fn run_on<S: Store>(&self, store: S) -> Running {
         let health = Arc::new(Health::new());
         let status = Arc::new(ArchiverStatus::new(Arc::clone(&health)));

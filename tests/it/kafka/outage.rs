@@ -61,19 +61,27 @@ async fn a_commit_without_an_answer_is_decided_by_the_checkpoint() {
     let settings =
         Settings { transaction_timeout: Duration::from_secs(4), ..settings(broker.address()) };
     let mut writer = Writer::start(&settings).await;
-    let tries = if crate::support::torture() { 20 } else { 4 };
-    let (mut written, mut not_written) = (0, 0);
-    for try_number in 0..tries {
+    for _ in 0..10 {
         writer.write(20).await;
+    }
+    let tries = if crate::support::torture() { 30 } else { 4 };
+    let (mut written, mut not_written) = (0, 0);
+    for number in 0..tries {
+        let begun = Instant::now();
+        writer.write(20).await;
+        let usual = begun.elapsed();
         let before = writer.checkpoint.sequence;
+        // late in the commit, where it is decided
+        let moment = usual.mul_f64(rand::random_range(0.3..1.1));
         let freeze = async {
-            tokio::time::sleep(Duration::from_micros(rand::random_range(0..6000))).await;
-            broker.signal("STOP").await;
+            // a sleep of the runtime is a whole millisecond at least
+            tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await.unwrap();
+            broker.signal(rustix::process::Signal::STOP);
         };
         let (result, ()) = tokio::join!(writer.try_write(20), freeze);
-        broker.signal("CONT").await;
+        broker.signal(rustix::process::Signal::CONT);
         if let Err(error) = result {
-            println!("{try_number}: {error}");
+            println!("{number}, frozen after {moment:?} of {usual:?}: {error}");
             writer.recover().await;
             match writer.checkpoint.sequence - before {
                 0 => not_written += 1,

@@ -71,12 +71,11 @@ impl Broker {
         script("kafka", &["kill", self.dir_text()]).await;
     }
 
-    /// Sends a signal: `STOP` freezes it, `CONT` lets it go on.
-    pub(crate) async fn signal(&self, signal: &str) {
+    /// Sends a signal to an own broker: `STOP` freezes it, `CONT` lets it go on.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = std::fs::read_to_string(self.dir().join("pid")).unwrap();
-        let pid = pid.trim();
-        let sent = tokio::process::Command::new("kill").args(["-s", signal, pid]).status().await;
-        assert!(sent.unwrap().success(), "kill -s {signal} {pid}");
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// SIGKILL, and start.

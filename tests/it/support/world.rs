@@ -2,11 +2,13 @@
 
 use super::daemon::Daemon;
 use super::kafka::{KcatRecord, kcat_dump};
+use super::s3::S3;
 use super::{secret_token, unique, wait_until};
 use ghauditd::audit::EntityKind;
 use ghauditd::sim::{JournalEntry, Sim, SimConfig};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,7 +46,9 @@ impl World {
         let entities = config.entities.iter().map(|it| (it.kind, it.slug.clone())).collect();
         let sim = Sim::start(config).await.unwrap();
         let daemon = Daemon::new(name);
-        daemon.write("token", &token);
+        let file = daemon.write("token", &token);
+        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
         let mut world = Self {
             sim,
             prefix: unique(name),
@@ -61,7 +65,7 @@ impl World {
     /// The archive is the folder `archive` of the daemon's home.
     pub(crate) fn archive_to_dir(&mut self) {
         let path = self.archive_dir();
-        self.archive = format!("store = \"dir\"\npath = {path:?}\n");
+        self.archive = format!("store = \"dir\"\npath = {}\n", quoted(&path));
     }
 
     /// The archive is a bucket.
@@ -79,31 +83,30 @@ impl World {
     /// Writes the configuration with further lines at its end.
     pub(crate) fn configure(&self, more: &str) {
         let home = self.daemon.home();
-        let entities: String = self
-            .entities
-            .iter()
-            .map(|(kind, slug)| {
-                let kind = match kind {
-                    EntityKind::Enterprise => "enterprise",
-                    EntityKind::Organization => "organization",
-                };
-                format!(
-                    "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\ntoken_file = {:?}\nallow_overlap = true\n",
-                    home.join("token")
-                )
-            })
-            .collect();
+        let mut entities = String::new();
+        for (kind, slug) in &self.entities {
+            let kind = match kind {
+                EntityKind::Enterprise => "enterprise",
+                EntityKind::Organization => "organization",
+            };
+            writeln!(
+                entities,
+                "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\ntoken_file = {}\nallow_overlap = true",
+                quoted(&home.join("token"))
+            )
+            .unwrap();
+        }
         self.daemon.configure(&format!(
             "[server.sim]\nbase_url = \"{}\"\n{entities}\n\
              [collect]\npoll_interval_min = \"1s\"\npoll_interval_max = \"1s\"\n\
              [kafka]\nbrokers = \"{}\"\nid_prefix = \"{prefix}\"\ntopic_prefix = \"{prefix}.\"\n\
              data_partitions = 3\nstate_partitions = 4\nreplication = 1\n\
              [archive]\n{}segment_age = \"1s\"\nlock_mode = \"governance\"\nretention = \"1d\"\n\
-             [state]\ndir = {:?}\n[admin]\nlisten = \"{}\"\n{more}",
+             [state]\ndir = {}\n[admin]\nlisten = \"{}\"\n{more}",
             self.sim.base_url(),
             self.brokers,
             self.archive,
-            home.join("state"),
+            quoted(&home.join("state")),
             self.daemon.admin(),
             prefix = self.prefix,
         ));
@@ -114,21 +117,23 @@ impl World {
         format!("{}.{name}", self.prefix)
     }
 
-    /// Waits until as many entries are committed as the journal has.
+    /// Waits until nothing of the journal is missing in Kafka; panics with what is.
     pub(crate) async fn collected(&mut self, timeout: Duration) {
-        let daemon = &self.daemon;
-        let (sim, brokers, prefix) = (&self.sim, &self.brokers, &self.prefix);
-        wait_until(timeout, &format!("all entries collected\n{}", daemon.log_tail()), async || {
-            let wanted = wanted(sim).len();
-            let mut found = BTreeSet::new();
-            for topic in ENTRY_TOPICS {
-                let records = kcat_dump(brokers, &format!("{prefix}.{topic}")).await;
-                found.extend(entries(&records).into_keys());
+        let begun = std::time::Instant::now();
+        loop {
+            let missing = self.kafka_differences().await.missing;
+            if missing.is_empty() {
+                return;
             }
+            assert!(self.daemon.running(), "the daemon has ended:\n{}", self.daemon.log_tail());
+            assert!(
+                begun.elapsed() < timeout,
+                "{} entries not collected in {timeout:?}, among them {:?}",
+                missing.len(),
+                missing.iter().take(5).collect::<Vec<_>>()
+            );
             tokio::time::sleep(Duration::from_millis(300)).await;
-            found.len() >= wanted
-        })
-        .await;
+        }
     }
 
     /// What the topics hold, read by kcat, beside the journal.
@@ -156,6 +161,42 @@ impl World {
         differences(&self.sim, &found)
     }
 
+    /// What a bucket's archive holds beside the journal; and each object must have exactly one version.
+    pub(crate) async fn bucket_differences(&self, s3: &S3, bucket: &str) -> Differences {
+        let versions = s3.versions(bucket, "segments/").await;
+        let mut keys: Vec<&String> = versions.iter().map(|(key, _)| key).collect();
+        keys.dedup();
+        assert_eq!(keys.len(), versions.len(), "a second version: {versions:?}");
+        let mut found = BTreeMap::new();
+        for key in keys {
+            let object = s3.client().get_object().bucket(bucket).key(key).send().await.unwrap();
+            let bytes = object.body.collect().await.unwrap().into_bytes();
+            for (seen, times) in archived(&bytes) {
+                *found.entry(seen).or_insert(0) += times;
+            }
+        }
+        differences(&self.sim, &found)
+    }
+
+    /// The sequence in an entity's newest checkpoint, as kcat reads it.
+    pub(crate) async fn checkpoint_sequence(&self, entity: &str) -> u64 {
+        let records = kcat_dump(&self.brokers, &self.topic("ghauditd.checkpoints")).await;
+        let of_entity = |record: &&KcatRecord| record.key.as_deref() == Some(entity.as_bytes());
+        let newest = records.iter().filter(of_entity).max_by_key(|record| record.offset).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_slice(newest.value.as_deref().unwrap()).unwrap();
+        value["sequence"].as_u64().unwrap()
+    }
+
+    /// How many records the topics of entries hold.
+    pub(crate) async fn records(&self) -> u64 {
+        let mut records = 0;
+        for topic in ENTRY_TOPICS {
+            records += kcat_dump(&self.brokers, &self.topic(topic)).await.len();
+        }
+        records.try_into().unwrap()
+    }
+
     /// Waits until the `dir` archive holds as many entries as the journal.
     pub(crate) async fn archived(&self, timeout: Duration) {
         wait_until(timeout, "all entries archived", async || {
@@ -167,10 +208,17 @@ impl World {
     }
 }
 
-/// What must have been collected: each (entity, id, body) of the journal once, but for bodies that were replaced before
-/// anybody was shown them.
+/// What must have been collected: each (entity, id, body) of the journal once. Of an entry whose body changed, what was
+/// really shown: a change after its time was read is for sweeps to find.
 fn wanted(sim: &Sim) -> BTreeSet<Seen> {
-    journal(sim, |entry| entry.served || entry.replaced_at_ms.is_none())
+    let changed: BTreeSet<(String, String)> = sim
+        .journal_entries()
+        .filter(|entry| entry.replaced_at_ms.is_some())
+        .map(|entry| (entry.entity, entry.id))
+        .collect();
+    journal(sim, |entry| {
+        entry.served || !changed.contains(&(entry.entity.clone(), entry.id.clone()))
+    })
 }
 
 /// All that may have been collected.
@@ -238,16 +286,13 @@ pub(crate) fn archived(object: &[u8]) -> BTreeMap<Seen, usize> {
         };
         let Some(entity) = header("gh_entity") else { continue };
         let Some(id) = header("ce_id") else { continue };
-        let body = match line_value["len"].as_u64() {
-            Some(len) => {
-                let end = line.len() - 1;
-                line[end - usize::try_from(len).unwrap()..end].to_vec()
-            }
-            None => {
-                use base64::Engine as _;
-                let text = line_value["value_b64"].as_str().unwrap();
-                base64::engine::general_purpose::STANDARD.decode(text).unwrap()
-            }
+        let body = if let Some(len) = line_value["len"].as_u64() {
+            let end = line.len() - 1;
+            line[end - usize::try_from(len).unwrap()..end].to_vec()
+        } else {
+            use base64::Engine as _;
+            let text = line_value["value_b64"].as_str().unwrap();
+            base64::engine::general_purpose::STANDARD.decode(text).unwrap()
         };
         let id = if header("gh_revision").is_some() {
             id.rsplit_once(";r=").unwrap().0.to_owned()
@@ -296,4 +341,9 @@ fn sequence_faults(records: &[KcatRecord]) -> Vec<String> {
         }
     }
     faults
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
 }

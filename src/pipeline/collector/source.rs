@@ -1,0 +1,139 @@
+//! What a collector does when GitHub answers with something else than a page.
+
+use super::{Collector, EVERYDAY_FAILURES, Purpose};
+use crate::audit::{Entry, Lane};
+use crate::github::{Next, Page, Source, SourceError};
+use crate::pipeline::partition::Opener;
+use crate::pipeline::schedule::Wanted;
+use crate::time::{mono_ms, wall_ms};
+use tracing::{debug, info, warn};
+
+impl<S: Source, O: Opener> Collector<S, O> {
+    pub(super) fn keep_reserve(&mut self, page: &Page, now: i64) {
+        let Some(budget) = page.budget else { return };
+        if budget.remaining > self.parts.settings.budget_reserve {
+            return;
+        }
+        let now_ms = self.clock.now_ms(now).unwrap_or_else(wall_ms);
+        let wait_ms =
+            budget.reset_s.saturating_mul(1000).saturating_sub(now_ms).clamp(1000, 3_600_000);
+        debug!(entity = %self.parts.context.name, wait_ms, "request budget used up to the reserve");
+        self.source_pause.set(now.saturating_add(wait_ms));
+    }
+
+    pub(super) fn source_works(&mut self) {
+        if self.source_pause.succeed() {
+            info!(entity = %self.parts.context.name, "GitHub answers again");
+            self.parts.health.clear(&self.source_part());
+        }
+    }
+
+    pub(super) fn source_part(&self) -> String {
+        format!("github/{}", self.parts.context.name)
+    }
+
+    /// No page: says so once, decides what to do instead and when. The cursor does not move.
+    pub(super) fn refused(&mut self, error: SourceError, purpose: Purpose) {
+        let now = mono_ms();
+        let entity = &self.parts.context.name;
+        match error {
+            SourceError::RateLimited { reason, wait, .. } => {
+                self.parts.metrics.retry("github", reason);
+                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                self.source_pause.set(now.saturating_add(wait_ms));
+                if self.source_pause.is_news(reason) {
+                    warn!(%entity, reason, wait_s = wait.as_secs(), "rate limited, waiting");
+                }
+            }
+            SourceError::Denied { reason, message, remedy } => {
+                self.parts.metrics.retry("github", reason);
+                self.source_pause.fail_slowly(now);
+                if self.source_pause.is_news(&format!("{reason} {message}")) {
+                    warn!(%entity, reason, remedy, "GitHub refuses: {message}");
+                    self.parts
+                        .health
+                        .set_degraded(&self.source_part(), format!("{message}: {remedy}"));
+                }
+            }
+            SourceError::Refused { status, message } => {
+                self.parts.metrics.retry("github", "refused");
+                match purpose {
+                    Purpose::Page(wanted) if wanted.next.is_some() => {
+                        warn!(%entity, lane = %wanted.lane, status, "cursor refused, the slice restarts: {message}");
+                        self.drop_cursor(wanted.lane, wanted.slice);
+                        // a server that takes no cursor at all is not asked again and again at full speed
+                        self.source_pause.fail(now);
+                    }
+                    _ => self.fails_slowly(
+                        now,
+                        &format!("query refused with status {status}: {message}"),
+                    ),
+                }
+            }
+            SourceError::Transport { reason, message } => {
+                self.parts.metrics.retry("github", reason);
+                if reason == "too_large" && self.per_page > 1 {
+                    self.per_page = self.per_page.div_ceil(2).min(self.per_page.saturating_sub(1));
+                    return;
+                }
+                self.source_pause.fail(now);
+                if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
+                    self.drop_cursor(wanted.lane, wanted.slice);
+                }
+                let entity = &self.parts.context.name;
+                if self.source_pause.failures() < EVERYDAY_FAILURES {
+                    debug!(%entity, reason, "no page, trying again: {message}");
+                } else if self.source_pause.is_news(reason) {
+                    warn!(%entity, reason, "still no page, trying again: {message}");
+                }
+            }
+            SourceError::Uncuttable { body, next, date_ms } => {
+                self.parts.metrics.retry("github", "uncuttable");
+                let Purpose::Page(wanted) = purpose else { return self.source_pause.fail(now) };
+                self.uncuttable(wanted, body, next, date_ms);
+            }
+        }
+    }
+
+    pub(super) fn fails_slowly(&mut self, now: i64, message: &str) {
+        self.source_pause.fail_slowly(now);
+        if self.source_pause.is_news(message) {
+            warn!(entity = %self.parts.context.name, "{message}");
+            self.parts.health.set_degraded(&self.source_part(), message.to_owned());
+        }
+    }
+
+    /// A page that cannot be cut: asked again with fewer entries; what comes twice alone goes whole to the dead letters.
+    pub(super) fn uncuttable(
+        &mut self,
+        wanted: Wanted,
+        body: bytes::Bytes,
+        next: Option<Next>,
+        date_ms: Option<i64>,
+    ) {
+        if self.per_page > 1 {
+            self.per_page /= 2;
+            return;
+        }
+        let digest = crate::audit::entry::derived_id(&body);
+        if self.uncuttable.as_deref() != Some(digest.as_str()) {
+            self.uncuttable = Some(digest);
+            self.source_pause.fail(mono_ms());
+            return;
+        }
+        warn!(entity = %self.parts.context.name, id = digest, "a page cannot be cut and goes to the dead-letter topic whole");
+        let body_bytes = body.len();
+        let entries = vec![Entry::opaque(body)];
+        let page = Page { entries, next, date_ms, body_bytes, budget: None };
+        self.accept(wanted, page, true);
+    }
+
+    /// The walk's pages that are fetched already are committed; then it restarts where nothing can be missed.
+    pub(super) fn drop_cursor(&mut self, lane: Lane, slice: u64) {
+        if self.buffer.holds(lane, slice) || self.committing.is_some() {
+            self.buffer.lose_cursor(lane, slice);
+        } else if let Some(state) = self.state.lanes.get_mut(&lane) {
+            state.drop_cursor(slice);
+        }
+    }
+}

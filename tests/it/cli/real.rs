@@ -1,0 +1,111 @@
+//! The commands that look at a running installation, on real parts.
+
+use super::{code, text};
+use crate::support::kafka::Broker;
+use crate::support::world::World;
+use ghauditd::audit::EntityKind;
+use ghauditd::sim::{SimConfig, SimEntity, Traffic};
+use serde_json::Value;
+use std::process::Output;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_mins(2);
+
+async fn world(name: &str) -> World {
+    let quiet = |base: Traffic| Traffic {
+        history_entries: 300,
+        live_per_second: 0.0,
+        live_entries_max: Some(0),
+        ..base
+    };
+    let entity = SimEntity {
+        web: quiet(Traffic::web()),
+        git: quiet(Traffic::git()),
+        ..SimEntity::new(EntityKind::Enterprise, "acme")
+    };
+    let config = SimConfig { entities: vec![entity], ..SimConfig::default() };
+    World::new(name, Broker::shared().address(), config).await
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// The verdicts of the tries whose names begin with `what`.
+fn verdicts(answer: &Value, what: &str) -> Vec<String> {
+    let tries = answer["connect"].as_array().unwrap().iter();
+    let named = tries.filter(|one| one["what"].as_str().unwrap().starts_with(what));
+    named.map(|one| one["verdict"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_and_checkpoint_and_archive_on_a_running_installation() {
+    let mut world = world("cli").await;
+
+    // before the first start nothing is there, and nothing is wrong
+    let output = world.daemon.command(&["check", "--connect", "--json"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let answer = json(&output);
+    assert_eq!(verdicts(&answer, "entity acme"), ["ok", "ok"], "{answer:#}");
+    assert_eq!(verdicts(&answer, "kafka, write access"), ["skipped"], "{answer:#}");
+
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    world.collected(LONG).await;
+    world.archived(LONG).await;
+
+    let output = world.daemon.command(&["check", "--connect", "--json"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let answer = json(&output);
+    assert_eq!(verdicts(&answer, "kafka, write access"), ["ok"], "{answer:#}");
+    assert_eq!(verdicts(&answer, "topic ").len(), 10, "{answer:#}");
+    assert!(!verdicts(&answer, "archive main").contains(&"failed".to_owned()), "{answer:#}");
+
+    checkpoints(&world);
+    archive(&world);
+
+    world.sim.set_token("another");
+    let output = world.daemon.command(&["check", "--connect", "--json"]);
+    assert_eq!(code(&output), 4, "{output:?}");
+    assert_eq!(verdicts(&json(&output), "entity acme"), ["failed", "failed"]);
+    assert!(world.daemon.running(), "looking must not disturb the daemon");
+}
+
+fn checkpoints(world: &World) {
+    let output = world.daemon.command(&["checkpoint", "list"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let lines = text(&output.stdout);
+    assert!(lines.starts_with("ENTITY  LANE  READ ONCE UP TO"), "{lines}");
+    assert_eq!(lines.lines().count(), 3, "{lines}");
+
+    let answer = json(&world.daemon.command(&["checkpoint", "show", "acme", "--json"]));
+    assert_eq!(answer["entities"][0]["sequence"], 600, "{answer:#}");
+    assert_eq!(answer["entities"][0]["configured"], true);
+    let pid = u64::from(world.daemon.pid().unwrap());
+    assert_eq!(answer["entities"][0]["owner"]["pid"], pid, "{answer:#}");
+
+    let shown = text(&world.daemon.command(&["checkpoint", "show"]).stdout);
+    for words in ["entity acme", "sequence: 600", "lane web: 300 entries", "tail 1: from "] {
+        assert!(shown.contains(words), "{words:?} in {shown}");
+    }
+    let output = world.daemon.command(&["checkpoint", "show", "nobody"]);
+    assert_eq!(code(&output), 8);
+    let complaint =
+        "ghauditd: entity \"nobody\" is neither in the configuration nor in the checkpoints\n";
+    assert_eq!(text(&output.stderr), complaint);
+}
+
+fn archive(world: &World) {
+    let answer = json(&world.daemon.command(&["archive", "list", "--long", "--json"]));
+    let segments = answer["segments"].as_array().unwrap();
+    let web = world.topic("github.audit.web");
+    let of_web = segments.iter().filter(|segment| segment["topic"] == *web);
+    let records: u64 = of_web.map(|segment| segment["records"].as_u64().unwrap()).sum();
+    assert_eq!(records, 300, "{answer:#}");
+
+    let output = world.daemon.command(&["archive", "cat", &web]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(memchr::memchr_iter(b'\n', &output.stdout).count(), 300);
+    let output = world.daemon.command(&["archive", "acknowledge"]);
+    assert_eq!(text(&output.stdout), "no archive gap waits to be acknowledged\n");
+}
