@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 6;
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 
 fn main() {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
