@@ -48,7 +48,8 @@ impl Buffer {
 
     /// Whether nothing more may be fetched before a commit.
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= self.limit() || self.bytes() >= self.bytes_max
+        let (pages_max, bytes_max) = self.limits();
+        self.waiting.len() >= pages_max || self.bytes() >= bytes_max
     }
 
     /// Whether there is no use in waiting for more pages.
@@ -159,17 +160,28 @@ impl Buffer {
         *self = Self::new(self.pages_max, self.bytes_max);
     }
 
+    /// Whether a walk by counted pages has not got past its first second: committed now, it would begin there again, and
+    /// never get further.
+    pub fn is_stuck(&self) -> bool {
+        let mut looked_at = BTreeSet::new();
+        self.waiting.iter().rev().any(|fetched| {
+            let is_last = looked_at.insert((fetched.lane, fetched.slice));
+            let counted = matches!(fetched.page.next, Some(Next::Page(_)));
+            let last = fetched.page.entries.iter().rev().find_map(Entry::time_ms);
+            is_last && counted && last.is_none_or(|ms| ms.div_euclid(1000) <= fetched.query.from_s)
+        })
+    }
+
     fn bytes(&self) -> usize {
         self.waiting.iter().map(|fetched| fetched.page.body_bytes).sum()
     }
 
-    fn limit(&self) -> usize {
-        let stuck = self.counts_pages()
-            && self.waiting.last().is_some_and(|fetched| {
-                let last = fetched.page.entries.iter().rev().find_map(Entry::time_ms);
-                last.is_none_or(|ms| ms.div_euclid(1000) <= fetched.query.from_s)
-            });
-        if stuck { COUNTED_PAGES_MAX.max(self.pages_max) } else { self.pages_max }
+    fn limits(&self) -> (usize, usize) {
+        if self.is_stuck() {
+            (COUNTED_PAGES_MAX.max(self.pages_max), self.bytes_max.saturating_mul(8))
+        } else {
+            (self.pages_max, self.bytes_max)
+        }
     }
 }
 
@@ -177,4 +189,76 @@ impl Buffer {
 fn same(before: &[Entry], after: &[Entry]) -> bool {
     let same = |(a, b): (&Entry, &Entry)| a.body == b.body;
     !after.is_empty() && before.len() == after.len() && before.iter().zip(after).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::slice::Query;
+    use crate::github::Page;
+    use bytes::Bytes;
+
+    fn fetched(slice: u64, second: i64, next: Option<Next>) -> Fetched {
+        let entry = Entry {
+            timestamp_ms: Some(second * 1000),
+            ..Entry::opaque(Bytes::from(format!("{{{slice} {next:?}}}")))
+        };
+        let query = Query { from_s: 100, to_s: None };
+        let page = Page { entries: vec![entry], next, date_ms: None, body_bytes: 10, budget: None };
+        Fetched {
+            lane: Lane::Web,
+            slice,
+            query,
+            began: false,
+            page,
+            dead_letter: false,
+            fetched_mono_ms: 0,
+        }
+    }
+
+    fn push(buffer: &mut Buffer, fetched: Fetched) {
+        assert!(buffer.push(fetched, None, SliceKind::Backfill));
+    }
+
+    #[test]
+    fn a_walk_by_counted_pages_is_held_until_it_is_past_its_first_second() {
+        let mut buffer = Buffer::new(2, 1000);
+        for page in 2..50 {
+            push(&mut buffer, fetched(1, 100, Some(Next::Page(page))));
+        }
+        push(&mut buffer, fetched(2, 500, None));
+        assert!(buffer.is_stuck(), "also when another slice's page came last");
+        assert!(!buffer.is_full());
+        push(&mut buffer, fetched(1, 101, Some(Next::Page(50))));
+        assert!(!buffer.is_stuck());
+        assert!(buffer.is_full());
+    }
+
+    #[test]
+    fn pages_of_a_failed_batch_wait_again_before_the_others() {
+        let mut buffer = Buffer::new(10, 1000);
+        push(&mut buffer, fetched(1, 100, None));
+        buffer.stage();
+        push(&mut buffer, fetched(2, 100, None));
+        buffer.failed();
+        let order: Vec<u64> = buffer.stage().iter().map(|fetched| fetched.slice).collect();
+        assert_eq!(order, [1, 2]);
+        assert_eq!(buffer.succeeded(), []);
+        assert!(buffer.ahead().is_empty(), "slices may be fetched again");
+    }
+
+    #[test]
+    fn a_page_that_names_its_own_cursor_or_repeats_itself_is_not_taken() {
+        let mut buffer = Buffer::new(10, 1000);
+        let own = Next::Page(7);
+        let again = fetched(1, 100, Some(own.clone()));
+        assert!(!buffer.push(again, Some(&own), SliceKind::Backfill));
+        let body = Bytes::from_static(b"{}");
+        let mut first = fetched(1, 100, Some(Next::Page(8)));
+        first.page.entries = vec![Entry::opaque(body.clone())];
+        let mut second = fetched(1, 100, Some(Next::Page(9)));
+        second.page.entries = vec![Entry::opaque(body)];
+        push(&mut buffer, first);
+        assert!(!buffer.push(second, None, SliceKind::Backfill));
+    }
 }

@@ -193,6 +193,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.buffer.counts_pages() && self.fetching.is_some() {
             return Ok(());
         }
+        if self.buffer.is_stuck() && !self.buffer.is_full() && !self.reshape_wanted {
+            return Ok(());
+        }
         self.buffer.stage();
         match self.plan(clocks) {
             Ok(planned) => self.commit(planned),

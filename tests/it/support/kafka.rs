@@ -1,6 +1,6 @@
 //! Real brokers, and a reader of topics that is not ours: kcat.
 
-use super::{env_of_make_test, script, script_in_drop, unique};
+use super::{env_of_make_test, script, script_in_drop, unique, wait_until};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -305,10 +305,18 @@ mod tests {
         send(&writer, "kept", b"kept");
         writer.commit_transaction(Duration::from_secs(20)).unwrap();
         broker.restart().await;
-        assert_eq!(kcat_dump(broker.address(), "kept").await.len(), 1);
+        // a broker that has just started may not know its topics yet
+        wait_until(Duration::from_secs(30), "the record is there again", async || {
+            kcat_dump(broker.address(), "kept").await.len() == 1
+        })
+        .await;
         broker.stop().await;
         broker.start().await;
-        assert_eq!(kcat_dump(broker.address(), "kept").await.len(), 1);
+        // a broker that has just started may not know its topics yet
+        wait_until(Duration::from_secs(30), "the record is there again", async || {
+            kcat_dump(broker.address(), "kept").await.len() == 1
+        })
+        .await;
 
         let tls = broker.tls();
         let client: AdminClient<_> = ClientConfig::new()

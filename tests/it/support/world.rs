@@ -65,7 +65,7 @@ impl World {
     /// The archive is the folder `archive` of the daemon's home.
     pub(crate) fn archive_to_dir(&mut self) {
         let path = self.archive_dir();
-        self.archive = format!("store = \"dir\"\npath = {}\n", quoted(&path));
+        self.archive = format!("store = \"dir\"\npath = {}\nimmutable = false\n", quoted(&path));
     }
 
     /// The archive is a bucket.
