@@ -142,6 +142,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
             }
         }
+        for late in &planned.late {
+            let late_s = i32::try_from(late.late_s).unwrap_or(i32::MAX);
+            metrics.late(name, late.lane, &late.action, f64::from(late_s));
+        }
         let live = |fetched: &&Fetched| fetched.page.next.is_none();
         if let Some(since) = self.buffer.staged().iter().find(live).map(|live| live.fetched_mono_ms)
         {
