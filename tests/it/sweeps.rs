@@ -1,8 +1,8 @@
 //! Entries that GitHub indexes late, behind its own cursor: found by reading again, each once, with the real daemon.
 
 use crate::support::kafka::{Broker, KcatRecord, kcat_dump};
-use crate::support::world::{Differences, World};
 use crate::support::wait_until;
+use crate::support::world::{Differences, World};
 use ghauditd::audit::EntityKind;
 use ghauditd::sim::{Faults, SimClock, SimConfig, SimEntity, Traffic};
 use std::process::Stdio;
