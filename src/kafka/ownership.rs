@@ -119,7 +119,9 @@ impl StartError {
     /// Whether trying again later can help without anyone doing anything: the brokers are away.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Topics(TopicError::Unreachable(ScoutError::Unreachable { .. }))
+            Self::Topics(
+                TopicError::NotNow { .. } | TopicError::Unreachable(ScoutError::Unreachable { .. }),
+            )
             | Self::Open(OpenError::Unreachable { .. }) => true,
             Self::Topics(TopicError::Unreachable(ScoutError::Read(error))) => error.is_retriable(),
             Self::Restore(error) => error.is_retriable(),
