@@ -106,7 +106,7 @@ mod tests {
     fn no_part_of_an_echoed_secret_is_left_at_the_cut() {
         let secret = "ghp_0123456789";
         for before in SAID_CHARS_MAX - secret.len()..=SAID_CHARS_MAX {
-            for echoed in [secret, "ghp_\u000001234\n56789"] {
+            for echoed in [secret, r"ghp_\u000001234\n56789"] {
                 let body = format!(r#"{{"message":"{}{echoed}"}}"#, "b".repeat(before));
                 let (message, _) = said(body.as_bytes(), secret);
                 assert!(!message.contains("gh"), "{message}");
