@@ -358,16 +358,29 @@ impl Walk {
         Self { query, cursor: None, new_entries: 0, newest_s: None, last_s: None, in_order: true }
     }
 
+    /// Where a walk of this query starts again without a cursor when it has shown entries of these times, epoch seconds.
+    pub fn restart_after(
+        query: Query,
+        times_s: impl IntoIterator<Item = Option<i64>>,
+        now_s: i64,
+    ) -> i64 {
+        let mut walk = Self::new(query);
+        times_s.into_iter().for_each(|time_s| walk.show(time_s, now_s));
+        walk.restart_s(query.from_s, query.to_s)
+    }
+
     fn take(&mut self, shown: &Shown, now_s: i64) {
-        for &time_s in &shown.times_s {
-            // an entry dated ahead of now says nothing about how far the walk has come
-            let sane = time_s.filter(|&time| time <= now_s);
-            self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
-            self.newest_s = self.newest_s.max(sane);
-            self.last_s = sane.or(self.last_s);
-        }
+        shown.times_s.iter().for_each(|&time_s| self.show(time_s, now_s));
         self.new_entries = self.new_entries.saturating_add(shown.new_entries);
         self.cursor.clone_from(&shown.cursor);
+    }
+
+    fn show(&mut self, time_s: Option<i64>, now_s: i64) {
+        // an entry dated ahead of now says nothing about how far the walk has come
+        let sane = time_s.filter(|&time| time <= now_s);
+        self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
+        self.newest_s = self.newest_s.max(sane);
+        self.last_s = sane.or(self.last_s);
     }
 
     fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
