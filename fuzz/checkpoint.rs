@@ -224,6 +224,7 @@ fn slice(decisions: &mut Decisions<'_>) -> Slice {
 fn walk(decisions: &mut Decisions<'_>) -> Walk {
     Walk {
         query: Query { from_s: number(decisions), to_s: maybe(decisions, number) },
+        began_s: maybe(decisions, number),
         cursor: Cursor::new(text(decisions)),
         new_entries: unsigned(decisions),
         newest_s: maybe(decisions, number),

@@ -319,6 +319,8 @@ impl Collector {
             began: wanted.began,
             page,
             dead_letter: false,
+            asked_s: wanted.asked_s,
+            answered_s: self.clock.now_ms(self.mono_ms).unwrap().div_euclid(1000),
             fetched_mono_ms: self.mono_ms,
         };
         if !self.buffer.push(fetched, wanted.next.as_ref(), wanted.kind) {

@@ -134,10 +134,10 @@ impl LaneState {
         !due.is_empty()
     }
 
-    /// Begins a new walk of a slice, as its first page is applied.
-    pub fn begin_walk(&mut self, slice: u64, query: Query) {
+    /// Begins a new walk of a slice, as its first page is applied, which was asked for at `asked_s`.
+    pub fn begin_walk(&mut self, slice: u64, query: Query, asked_s: i64) {
         if let Some(slice) = self.slice_mut(slice) {
-            slice.walk = Some(Walk::new(query));
+            slice.walk = Some(Walk { began_s: Some(asked_s), ..Walk::new(query) });
         }
     }
 
@@ -149,7 +149,8 @@ impl LaneState {
         }
     }
 
-    /// Takes what a page of a slice's walk showed at `now_s`. Returns what expired before it was read.
+    /// Takes what a page of a slice's walk showed. `now_s` is GitHub's now when the answer came, however much later it is
+    /// applied. Returns what expired before it was read.
     pub fn apply_page(
         &mut self,
         rules: &LaneRules,
@@ -203,15 +204,17 @@ impl LaneState {
         };
         match slice.to_s {
             None => {
-                let settled_s = now_s.saturating_sub(rules.settling_s);
-                let newest_s =
-                    walk.newest_s.map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
-                slice.start_s = settled_s.max(newest_s).max(slice.from_s);
+                // reckoned from the walk's beginning: entries may come while it goes on or waits for its commit, and
+                // where the newest come first no later page shows them
+                let settled_s = walk.began_s.map(|began| began.saturating_sub(rules.settling_s));
+                let newest_s = walk.newest_s.map(|newest| newest.min(now_s).saturating_sub(1));
+                slice.start_s = settled_s.max(newest_s).unwrap_or(slice.start_s).max(slice.from_s);
                 let (from_s, to_s) = (slice.from_s, slice.start_s);
                 self.collected.insert(from_s, to_s);
             }
             Some(to_s)
-                if walk.new_entries == 0 && now_s >= to_s.saturating_add(rules.settling_s) =>
+                if walk.new_entries == 0
+                    && walk.began_s >= Some(to_s.saturating_add(rules.settling_s)) =>
             {
                 let (from_s, backfill) = (slice.from_s, slice.backfill);
                 self.slices.retain(|slice| slice.id != id);
@@ -355,7 +358,15 @@ impl Slice {
 
 impl Walk {
     fn new(query: Query) -> Self {
-        Self { query, cursor: None, new_entries: 0, newest_s: None, last_s: None, in_order: true }
+        Self {
+            query,
+            began_s: None,
+            cursor: None,
+            new_entries: 0,
+            newest_s: None,
+            last_s: None,
+            in_order: true,
+        }
     }
 
     /// Where a walk of this query starts again without a cursor when it has shown entries of these times, epoch seconds.
@@ -424,7 +435,7 @@ mod tests {
         let slice = lane.slice(id).unwrap();
         if slice.walk.is_none() {
             let query = slice.next_query();
-            lane.begin_walk(id, query);
+            lane.begin_walk(id, query, now);
         }
         let shown = Shown {
             times_s: times.iter().copied().map(Some).collect(),
@@ -511,6 +522,27 @@ mod tests {
         assert_eq!(tail(&state).start_s, NOW - 21, "an entry dated 2099 moves nothing");
         page(&mut state, &rules, id, &[], 0, false, NOW + 1000);
         assert_eq!(tail(&state).start_s, NOW + 400, "nothing seen: now - settling");
+    }
+
+    /// Found by the fuzz target `lanes_beside_a_list`: a broker that was away for longer than settling lost entries.
+    #[test]
+    fn what_happened_since_a_walk_began_is_read_again_however_late_it_ends() {
+        for query_ends in [None, Some(NOW - 600)] {
+            let rules = rules(Lane::Git);
+            let mut state = LaneState::begin(&rules, NOW);
+            let is_it = |slice: &&Slice| slice.to_s == query_ends;
+            let id = state.slices.iter().rfind(is_it).unwrap().id;
+            let query = state.slice(id).unwrap().next_query();
+            state.begin_walk(id, query, NOW - 5);
+            let more = Shown { more: true, ..Shown::default() };
+            state.apply_page(&rules, id, &more, NOW);
+            state.apply_page(&rules, id, &Shown::default(), NOW + 3600);
+            let slice = state.slice(id).unwrap();
+            match query_ends {
+                None => assert_eq!(slice.start_s, NOW - 600, "not NOW + 3000"),
+                Some(_) => assert!(slice.confirming, "it began before its upper edge had settled"),
+            }
+        }
     }
 
     #[test]

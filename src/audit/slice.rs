@@ -68,6 +68,9 @@ pub struct Slice {
 pub struct Walk {
     /// The query, exactly as asked.
     pub query: Query,
+    /// GitHub's now when the first page was asked for, epoch seconds: what happened since then may be missing in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_s: Option<i64>,
     /// Where to go on; `None`: from the query's beginning.
     pub cursor: Option<Cursor>,
     /// Entries of this walk that were new.

@@ -177,8 +177,7 @@ impl Buffer {
         let of_walk = |it: &&Fetched| (it.lane, it.slice) == (last.lane, last.slice);
         let entries = self.waiting.iter().filter(of_walk).flat_map(|it| &it.page.entries);
         let times_s = entries.map(|entry| entry.time_ms().map(|ms| ms.div_euclid(1000)));
-        let now_s = last.page.date_ms.map_or(i64::MAX, |ms| ms.div_euclid(1000));
-        Walk::restart_after(last.query, times_s, now_s)
+        Walk::restart_after(last.query, times_s, last.answered_s)
     }
 
     fn bytes(&self) -> usize {
@@ -221,6 +220,8 @@ mod tests {
             began: false,
             page,
             dead_letter: false,
+            asked_s: 1_790_000_000,
+            answered_s: 1_790_000_000,
             fetched_mono_ms: 0,
         }
     }
@@ -258,10 +259,8 @@ mod tests {
         push(&mut buffer, fetched(1, 500, Some(Next::Page(2))));
         push(&mut buffer, fetched(1, 400, Some(Next::Page(3))));
         assert!(buffer.is_stuck(), "newest first");
-        let mut ahead = fetched(2, 4_070_908_800, Some(Next::Page(2)));
-        ahead.page.date_ms = Some(1_790_000_000_000);
         let mut buffer = Buffer::new(1, 1000);
-        push(&mut buffer, ahead);
+        push(&mut buffer, fetched(2, 4_070_908_800, Some(Next::Page(2))));
         assert!(buffer.is_stuck(), "dated 2099");
     }
 
