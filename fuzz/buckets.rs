@@ -111,7 +111,7 @@ impl World {
     /// Plans, compares and commits some entries of one entity, as the collector does.
     fn batch(&mut self, decisions: &mut Decisions<'_>) {
         let of = decisions.below(2);
-        let looks: Vec<Filed> = (0..1 + decisions.below(6))
+        let looks: Vec<Filed> = (0..=decisions.below(6))
             .map(|_| {
                 let lane = SeenLane::ALL[decisions.below(2)];
                 let bucket = match decisions.below(6) {
@@ -137,9 +137,8 @@ impl World {
                             planned.insert(look);
                         }
                     }
-                    Err(StateError::Damaged { .. }) => damaged = true,
-                    // a folder stands where a file was: what an operator must mend, here by a new start
-                    Err(StateError::Io { .. }) => damaged = true,
+                    // or a folder stands where a file was: what an operator must mend, here by a new start
+                    Err(StateError::Damaged { .. } | StateError::Io { .. }) => damaged = true,
                     Err(error) => panic!("{error}"),
                 }
                 if damaged {

@@ -228,6 +228,7 @@ fn walk(decisions: &mut Decisions<'_>) -> Walk {
         cursor: Cursor::new(text(decisions)),
         new_entries: unsigned(decisions),
         newest_s: maybe(decisions, number),
+        first_s: maybe(decisions, number),
         last_s: maybe(decisions, number),
         in_order: decisions.byte() > 127,
     }

@@ -73,9 +73,6 @@ fn run(decisions: &mut Decisions<'_>) {
             pass(&mut server, &mut collector, settling_s, decisions);
         }
     }
-    if server.is_endless() {
-        return collector.check_once();
-    }
     panic!(
         "not collected: {:?}\n{:#?}\n{:?}",
         server.uncollected(&collector, &rules),

@@ -304,7 +304,9 @@ fn check_text(text: &[u8]) {
     assert_eq!(serde_json::from_slice::<Header>(first).unwrap(), read.header);
     assert_eq!(serde_json::from_slice::<Footer>(last).unwrap(), read.footer);
     assert_eq!(read.lines, records);
-    records.iter().for_each(|line| check_line(line));
+    for line in records {
+        check_line(line);
+    }
 }
 
 /// A line that is a record says what a JSON reader finds in it, and is the same record when it is written again.

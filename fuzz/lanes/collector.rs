@@ -223,7 +223,7 @@ impl Collector {
             }
             // the producer was lost: only the checkpoint tells what became of it
             _ => {
-                if outcome % 2 == 0 {
+                if outcome.is_multiple_of(2) {
                     self.write(&planned);
                 }
                 self.state = self.restored();
@@ -293,7 +293,7 @@ impl Collector {
             mono_ms: self.mono_ms,
         });
         match decision {
-            Decision::Fetch(wanted) => self.ask(wanted, server, committing),
+            Decision::Fetch(wanted) => self.ask(&wanted, server, committing),
             Decision::Reshape => {
                 self.reshape_wanted = true;
                 self.buffer.hurry();
@@ -302,10 +302,10 @@ impl Collector {
         }
     }
 
-    fn ask(&mut self, wanted: Wanted, server: &mut Server, committing: bool) {
+    fn ask(&mut self, wanted: &Wanted, server: &mut Server, committing: bool) {
         let page = match server.page(wanted.lane, wanted.query, wanted.next.as_ref()) {
             Ok(page) => page,
-            Err(Refusal::Cursor) => return self.drop_cursor(&wanted, committing),
+            Err(Refusal::Cursor) => return self.drop_cursor(wanted, committing),
         };
         self.clock.observe(page.date_ms.unwrap(), self.mono_ms);
         self.last_was_tail = wanted.kind == SliceKind::Tail;
@@ -324,7 +324,7 @@ impl Collector {
             fetched_mono_ms: self.mono_ms,
         };
         if !self.buffer.push(fetched, wanted.next.as_ref(), wanted.kind) {
-            self.drop_cursor(&wanted, committing);
+            self.drop_cursor(wanted, committing);
         }
     }
 

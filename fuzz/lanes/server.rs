@@ -18,12 +18,10 @@ pub(super) struct Event {
     shown_ms: Option<i64>,
 }
 
+/// What is not known of GitHub, or differs between its servers.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) now_ms: i64,
-    began_ms: i64,
-    retention_s: Option<i64>,
-    events: Vec<Event>,
+#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
+struct Oddities {
     newest_first: bool,
     /// Whether `A..B` holds the milliseconds of second B.
     whole_last_second: bool,
@@ -31,6 +29,15 @@ pub(super) struct Server {
     counted: bool,
     /// A full page has a next link even where nothing follows.
     eager: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) now_ms: i64,
+    began_ms: i64,
+    retention_s: Option<i64>,
+    events: Vec<Event>,
+    oddities: Oddities,
     per_page: usize,
     /// Cursors of an earlier age are refused.
     age: u32,
@@ -51,14 +58,16 @@ impl Server {
             began_ms: now_ms,
             retention_s,
             events: Vec::new(),
-            newest_first: odd & 3 == 1,
-            whole_last_second: odd & 4 == 0,
-            counted: odd & 24 == 8,
-            eager: odd & 32 == 0,
+            oddities: Oddities {
+                newest_first: odd & 0x03 == 0x01,
+                whole_last_second: odd & 0x04 == 0,
+                counted: odd & 0x18 == 0x08,
+                eager: odd & 0x20 == 0,
+            },
             per_page: [1, 2, 3, 7][usize::from(odd >> 6)],
             age: 0,
         };
-        if server.counted {
+        if server.oddities.counted {
             // one batch must get past a second: it does up to a hundred pages
             server.per_page = 7;
         }
@@ -111,12 +120,6 @@ impl Server {
         }
     }
 
-    /// Counted pages that are also the wrong way round: read again and again unless a batch holds the whole walk. Nothing
-    /// is lost or doubled then, but no end is promised.
-    pub(super) fn is_endless(&self) -> bool {
-        self.counted && self.newest_first
-    }
-
     pub(super) fn forget_cursors(&mut self) {
         self.age += 1;
     }
@@ -132,14 +135,14 @@ impl Server {
         next: Option<&Next>,
     ) -> Result<Page, Refusal> {
         let from_ms = query.from_s * 1000;
-        let last_ms = if self.whole_last_second { 999 } else { 0 };
+        let last_ms = if self.oddities.whole_last_second { 999 } else { 0 };
         let to_ms = query.to_s.map_or(i64::MAX, |to| to * 1000 + last_ms);
         let mut found: Vec<&Event> = self
             .events
             .iter()
             .filter(|it| (from_ms..=to_ms).contains(&it.at_ms) && !self.is_expired(it))
             .collect();
-        let key = |it: &Event| if self.newest_first { -it.at_ms } else { it.at_ms };
+        let key = |it: &Event| if self.oddities.newest_first { -it.at_ms } else { it.at_ms };
         found.sort_by_key(|it| (key(it), it.id));
         let skipped = match next {
             None => 0,
@@ -151,7 +154,7 @@ impl Server {
         };
         let rest = found.get(skipped..).unwrap_or_default();
         let (shown, more) = rest.split_at(rest.len().min(self.per_page));
-        let goes_on = !more.is_empty() || (self.eager && shown.len() == self.per_page);
+        let goes_on = !more.is_empty() || (self.oddities.eager && shown.len() == self.per_page);
         let next = goes_on.then(|| self.next(shown, next, key)).flatten();
         let entries: Vec<Entry> = shown.iter().map(|it| entry(lane, it)).collect();
         let date_ms = Some(self.now_ms / 1000 * 1000);
@@ -164,7 +167,7 @@ impl Server {
         before: Option<&Next>,
         key: impl Fn(&Event) -> i64,
     ) -> Option<Next> {
-        if self.counted {
+        if self.oddities.counted {
             let page = if let Some(Next::Page(page)) = before { *page } else { 1 };
             return Some(Next::Page(page + 1));
         }

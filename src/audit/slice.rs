@@ -77,6 +77,9 @@ pub struct Walk {
     pub new_entries: u64,
     /// Newest second seen in this walk.
     pub newest_s: Option<i64>,
+    /// Second of the walk's first entry that has a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_s: Option<i64>,
     /// Second of the walk's last entry.
     pub last_s: Option<i64>,
     /// Whether every entry of the walk so far carried a time, in non-descending order.

@@ -259,6 +259,7 @@ mod tests {
             cursor: crate::audit::Cursor::new("abc".to_owned()),
             new_entries: 12,
             newest_s: Some(now_s - 60),
+            first_s: None,
             last_s: Some(now_s - 60),
             in_order: true,
         });

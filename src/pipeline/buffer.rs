@@ -248,10 +248,12 @@ mod tests {
     #[test]
     fn a_walk_by_counted_pages_that_would_start_over_is_held() {
         let mut buffer = Buffer::new(1, 1000);
-        push(&mut buffer, fetched(1, 500, Some(Next::Page(2))));
+        push(&mut buffer, fetched(1, 499, Some(Next::Page(2))));
+        assert!(buffer.is_stuck(), "one second does not tell the order");
+        push(&mut buffer, fetched(1, 500, Some(Next::Page(3))));
         push(&mut buffer, fetched(2, 500, None));
         assert!(!buffer.is_stuck());
-        let mut timeless = fetched(1, 500, Some(Next::Page(3)));
+        let mut timeless = fetched(1, 500, Some(Next::Page(4)));
         timeless.page.entries.extend([Entry::opaque(Bytes::from_static(b"{}"))]);
         push(&mut buffer, timeless);
         assert!(buffer.is_stuck(), "an entry without a time");
