@@ -420,6 +420,8 @@ fn count(n: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const NOW: i64 = 1_790_000_000;
 
@@ -643,5 +645,88 @@ mod tests {
             page(&mut state, &rules, id, &[], 0, false, NOW);
         }
         assert_eq!(state.lowest_edge_s(), Some(NOW - 600));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Page { slice: usize, times: Vec<Option<i64>>, new: u64, more: bool, late_s: i64 },
+        Pass(i64),
+        Kill,
+        DropCursor(usize),
+        AskAgain,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let time = prop_oneof![
+            8 => (-40 * DAY_S..DAY_S).prop_map(|ago| Some(NOW + ago)),
+            1 => Just(None),
+            1 => any::<i64>().prop_map(Some),
+        ];
+        let seconds = prop_oneof![3 => 0..120_i64, 1 => 0..30 * DAY_S];
+        prop_oneof![
+            6 => (any::<usize>(), vec(time, 0..4), 0..3_u64, any::<bool>(), 0..3600_i64).prop_map(
+                |(slice, times, new, more, late_s)| Step::Page { slice, times, new, more, late_s },
+            ),
+            2 => seconds.prop_map(Step::Pass),
+            1 => Just(Step::Kill),
+            1 => any::<usize>().prop_map(Step::DropCursor),
+            1 => Just(Step::AskAgain),
+        ]
+    }
+
+    fn run(state: &mut LaneState, rules: &LaneRules, now_s: &mut i64, step: &Step) {
+        let pick = |state: &LaneState, number: usize| state.slices[number % state.slices.len()].id;
+        match step {
+            Step::Page { slice, times, new, more, late_s } => {
+                let id = pick(state, *slice);
+                if state.slice(id).unwrap().walk.is_none() {
+                    state.split_tail(rules, *now_s);
+                    let query = state.slice(id).unwrap().next_query();
+                    state.begin_walk(id, query, now_s.saturating_sub(*late_s));
+                }
+                let cursor = more.then(|| Cursor::new("c".to_owned())).flatten();
+                let (times_s, new_entries) = (times.clone(), *new);
+                let shown = Shown { times_s, new_entries, cursor, more: *more };
+                if let Some(gap) = state.apply_page(rules, id, &shown, *now_s) {
+                    assert!(gap.from_s < gap.to_s && gap.to_s <= *now_s);
+                }
+            }
+            Step::Pass(seconds) => *now_s += seconds,
+            Step::Kill => {
+                let json = serde_json::to_vec(state).unwrap();
+                *state = serde_json::from_slice(&json).unwrap();
+            }
+            Step::DropCursor(slice) => state.drop_cursor(pick(state, *slice)),
+            Step::AskAgain => drop(state.ask_again(rules, *now_s, false)),
+        }
+    }
+
+    proptest! {
+        /// Whatever pages show, from the oldest second on each one is collected or lies in an open slice.
+        #[test]
+        fn no_second_is_ever_left_uncovered(
+            steps in vec(step(), 0..60), git in any::<bool>(), unlimited in any::<bool>(),
+        ) {
+            let mut rules = rules(if git { Lane::Git } else { Lane::Web });
+            rules.retention_s = rules.retention_s.filter(|_| !unlimited);
+            let (mut state, mut now_s) = (LaneState::begin(&rules, NOW), NOW);
+            let oldest_s = state.slices.iter().map(|slice| slice.from_s).min().unwrap();
+            for step in &steps {
+                run(&mut state, &rules, &mut now_s, step);
+                let mut covered = state.collected.clone();
+                for slice in &state.slices {
+                    covered.insert(slice.from_s, slice.to_s.unwrap_or(i64::MAX));
+                    prop_assert!(slice.next_query().from_s >= slice.from_s);
+                    prop_assert!(slice.to_s.is_none_or(|to| slice.restart_s() <= to));
+                    prop_assert!(slice.id < state.next_slice);
+                    let known = |id| state.backfills.iter().any(|backfill| backfill.id == id);
+                    prop_assert!(slice.backfill.is_none_or(known));
+                }
+                prop_assert_eq!(covered.as_slice(), [(oldest_s, i64::MAX)]);
+                let tails = state.slices.iter().filter(|slice| slice.kind == SliceKind::Tail);
+                prop_assert_eq!(tails.count(), 1);
+                prop_assert!(tail(&state).start_s <= now_s, "never into the future");
+            }
+        }
     }
 }
