@@ -3,8 +3,9 @@
 use crate::support::kafka::{Broker, kcat_dump};
 use crate::support::world::{Differences, World};
 use crate::support::{secret_token, wait_until};
-use ghauditd::audit::EntityKind;
+use ghauditd::audit::{EntityKind, Lane};
 use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_mins(1);
@@ -45,13 +46,20 @@ async fn stop(world: &mut World) {
     assert_eq!(world.daemon.wait(LONG).await.code(), Some(0), "{}", world.daemon.log_tail());
 }
 
-/// How many entries are committed.
-async fn committed(world: &World) -> usize {
-    let mut records = 0;
-    for topic in ["github.audit.web", "github.audit.git"] {
-        records += kcat_dump(&world.brokers, &world.topic(topic)).await.len();
-    }
-    records
+/// The gaps that were recorded.
+async fn gaps(world: &World) -> Vec<serde_json::Value> {
+    let records = kcat_dump(&world.brokers, &world.topic("ghauditd.gaps")).await;
+    records.iter().map(|it| serde_json::from_slice(it.value.as_deref().unwrap()).unwrap()).collect()
+}
+
+/// Waits until this process has counted so many entries of a kind.
+async fn counted(world: &World, counter: &str, entries: usize) {
+    let name = format!("ghauditd_entries_{counter}_total");
+    wait_until(LONG, &format!("{entries} entries {counter}"), async || {
+        world.daemon.get("/metrics").await.is_some()
+            && world.daemon.metric(&name, "").await >= f64::from(u32::try_from(entries).unwrap())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,29 +76,22 @@ async fn entries_dated_2099_stop_neither_the_tail_nor_a_restart() {
     world.daemon.kill9();
     world.daemon.start();
     world.daemon.ready(LONG).await;
-    wait_until(LONG, "2099 is read again", async || {
-        world.daemon.metric("ghauditd_entries_known_total", "").await >= 6.0
-    })
-    .await;
+    counted(&world, "known", 6).await;
     assert_each_once(&world).await;
     let in_2099 = world.sim.journal_entries().filter(|it| it.timestamp_ms > 4_000_000_000_000);
     assert_eq!(in_2099.count(), 6);
 }
 
-async fn five_thousand_in_one_second(name: &str, page_links: bool) {
-    let faults = Faults { burst: 5_000, page_links, ..Faults::default() };
-    let mut world = world(name, vec![entity("acme", 5_500, 0, 0.0)], faults).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_entries_in_one_second() {
+    let faults = Faults { burst: 5_000, ..Faults::default() };
+    let mut world = world("burst", vec![entity("acme", 5_500, 0, 0.0)], faults).await;
     world.daemon.start();
-    wait_until(LONG, "a part of it is committed", async || committed(&world).await > 1_000).await;
+    counted(&world, "committed", 1_000).await;
     world.daemon.kill9();
     world.daemon.start();
     world.collected(LONG).await;
     assert_each_once(&world).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_entries_in_one_second() {
-    five_thousand_in_one_second("burst", false).await;
 }
 
 /// Stops a daemon that has collected all, and lets GitHub's time go on by `days`, with an entry each 1,000 seconds.
@@ -112,8 +113,78 @@ async fn five_days_away_everything_that_github_still_has_is_collected() {
     world.daemon.start();
     world.collected(LONG).await;
     assert_each_once(&world).await;
-    let gaps = kcat_dump(&world.brokers, &world.topic("ghauditd.gaps")).await;
-    assert_eq!(gaps, []);
+    assert_eq!(gaps(&world).await, Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nine_days_away_what_has_expired_is_told_as_a_gap() {
+    let mut world = away_for("nine-days", 9).await;
+    let now_ms = world.sim.now_ms();
+    let (expired, kept): (Vec<_>, Vec<_>) = world
+        .sim
+        .journal_entries()
+        .filter(|it| !it.served)
+        .partition(|it| it.expires_at_ms.is_some_and(|at| at <= now_ms));
+    assert!(expired.len() > 100 && kept.len() > 700, "{} {}", expired.len(), kept.len());
+    assert!(expired.iter().all(|it| it.lane == Lane::Git));
+    world.daemon.start();
+    wait_until(LONG, "all that is kept is collected", async || {
+        world.kafka_differences().await.missing.len() == expired.len()
+    })
+    .await;
+    let missing = expired.iter().map(|it| format!("{}/{}", it.entity, it.id));
+    let found = world.kafka_differences().await;
+    assert_eq!(BTreeSet::from_iter(found.missing.clone()), missing.collect::<BTreeSet<_>>());
+    assert_eq!(found, Differences { missing: found.missing.clone(), ..Differences::default() });
+
+    let edge = |gap: &serde_json::Value, name: &str| -> i64 {
+        gap[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond()
+    };
+    let times = || expired.iter().map(|it| it.timestamp_ms);
+    wait_until(LONG, "the gap is recorded to its end", async || {
+        gaps(&world).await.iter().any(|gap| edge(gap, "to") >= times().max().unwrap())
+    })
+    .await;
+    // one for each slice, each beginning where the one before it ends
+    let gaps = gaps(&world).await;
+    let lane_and_cause = (&"git".into(), &"expired".into());
+    assert!(gaps.iter().all(|gap| (&gap["lane"], &gap["cause"]) == lane_and_cause), "{gaps:?}");
+    let mut spans: Vec<_> = gaps.iter().map(|gap| (edge(gap, "from"), edge(gap, "to"))).collect();
+    spans.sort_unstable();
+    assert!(spans.windows(2).all(|pair| pair[0].1 == pair[1].0), "{gaps:?}");
+    let (from, to) = (spans[0].0, spans[spans.len() - 1].1);
+    assert!(from <= times().min().unwrap() && to >= times().max().unwrap(), "{gaps:?}");
+    assert!(to - from < 3 * 86_400_000, "{gaps:?}");
+    assert!(world.daemon.log().contains("a gap was recorded"), "{}", world.daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cannot_be_cut_goes_to_the_dead_letters_and_the_lane_goes_on() {
+    let faults = Faults { uncuttable: 0.005, ..Faults::default() };
+    let mut world = world("uncuttable", vec![entity("acme", 500, 20, 5.0)], faults).await;
+    world.daemon.start();
+    visible(&world, 2 * 520).await;
+    world.collected(LONG).await;
+    let uncuttable = world.sim.journal_entries().filter(|it| it.uncuttable);
+    let uncuttable: BTreeSet<String> =
+        uncuttable.map(|it| format!("{}/{}", it.entity, it.id)).collect();
+    assert!(!uncuttable.is_empty());
+    wait_until(LONG, "all dead letters are there", async || {
+        world.kafka_differences().await.extra.len() == uncuttable.len()
+    })
+    .await;
+    // every slice is read twice before it ends: a second letter or gap would come then
+    counted(&world, "known", 900).await;
+    let found = world.kafka_differences().await;
+    assert_eq!(BTreeSet::from_iter(found.extra.clone()), uncuttable);
+    assert_eq!(found, Differences { extra: found.extra.clone(), ..Differences::default() });
+    let dead = kcat_dump(&world.brokers, &world.topic("github.audit.dlq")).await;
+    assert_eq!(dead.len(), uncuttable.len());
+    let gaps = gaps(&world).await;
+    assert!(gaps.iter().all(|gap| gap["cause"] == "uncuttable_page"), "{gaps:?}");
+    assert_eq!(gaps.len(), uncuttable.len(), "{gaps:?}");
+    let log = world.daemon.log();
+    assert!(log.contains("cannot be cut and goes to the dead-letter topic whole"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

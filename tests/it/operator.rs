@@ -3,7 +3,7 @@
 //! The words that are asserted are those an operator needs: what is wrong, where, and what to do.
 
 use crate::support::daemon::Daemon;
-use crate::support::kafka::Broker;
+use crate::support::kafka::{Broker, kcat_dump, kcat_dump_uncommitted};
 use crate::support::s3::S3;
 use crate::support::world::{Differences, World};
 use crate::support::{secret_token, wait_until};
@@ -109,6 +109,25 @@ async fn a_broker_that_comes_after_the_daemon_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_in_the_middle_costs_only_time() {
+    let broker = Broker::own("op-away").await;
+    let mut world = world("op-away", &broker, 1000, 150, Faults::default()).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    broker.stop().await;
+    not_ready(&mut world.daemon, &["archive", "degraded"]).await;
+    assert_logged(&world.daemon, &["WARN", "nothing listens there", broker.address()]);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(world.daemon.running(), "{}", world.daemon.log_tail());
+    broker.start().await;
+    world.collected(LONG).await;
+    world.archived(LONG).await;
+    world.daemon.ready(LONG).await;
+    assert_each_once(&world).await;
+    assert_eq!(world.archive_differences(), Differences::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_without_lock_is_named_while_collecting_goes_on() {
     let s3 = S3::shared();
     let bucket = s3.create_bucket("unlocked", false, true).await;
@@ -157,6 +176,56 @@ async fn an_admin_port_that_is_taken_is_named() {
     drop(taken);
     world.daemon.start();
     world.daemon.ready(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_is_quick_and_leaves_nothing_half_committed() {
+    let slow = Faults { slow_first_byte: 1.0, slow_first_byte_ms: 200, ..Faults::default() };
+    let mut world = world("stopped", &Broker::shared(), 2000, 0, slow).await;
+    world.daemon.start();
+    wait_until(LONG, "a part is committed", async || {
+        world.daemon.get("/metrics").await.is_some()
+            && world.daemon.metric("ghauditd_entries_committed_total", "").await >= 200.0
+    })
+    .await;
+    let begun = Instant::now();
+    world.daemon.term();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(0), "{}", world.daemon.log_tail());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_logged(&world.daemon, &["INFO", "stopped", "SIGTERM"]);
+    let found = world.kafka_differences().await;
+    assert!(!found.missing.is_empty(), "it was not stopped in the middle");
+    assert_eq!(found, Differences { missing: found.missing.clone(), ..Differences::default() });
+    for topic in ["github.audit.web", "github.audit.git", "ghauditd.checkpoints"] {
+        let topic = world.topic(topic);
+        let all = kcat_dump_uncommitted(&world.brokers, &topic).await;
+        assert_eq!(all, kcat_dump(&world.brokers, &topic).await, "{topic}: open or aborted");
+    }
+    world.sim.set_faults(Faults::default());
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_the_broker_is_away_ends_within_the_grace() {
+    let broker = Broker::own("op-gone").await;
+    let mut world = world("op-gone", &broker, 100, 300, Faults::default()).await;
+    world.configure("[daemon]\ngrace = \"2s\"\n");
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    broker.stop().await;
+    not_ready(&mut world.daemon, &["archive", "degraded"]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.daemon.term();
+    let code = world.daemon.wait(Duration::from_secs(10)).await.code();
+    assert_eq!(code, Some(1), "{}", world.daemon.log_tail());
+    let words = ["ERROR", "not stopped within the grace period", "nothing is half committed"];
+    assert_logged(&world.daemon, &words);
+    broker.start().await;
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
