@@ -64,11 +64,6 @@ pub enum DaemonError {
     /// Something ended that should not.
     #[error("{0}")]
     Unexpected(String),
-    /// The stop took longer than the grace period.
-    #[error(
-        "not stopped within the grace period: {0}; nothing is half committed, the next start goes on"
-    )]
-    Grace(String),
 }
 
 type Tasks = Supervisor<DaemonError>;
@@ -117,14 +112,29 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
         Cause::Task { name, end } => {
             Err(DaemonError::Unexpected(format!("task {name} ended unasked: {end:?}")))
         }
-        Cause::Asked(_) if !outcome.unfinished.is_empty() => {
-            Err(DaemonError::Grace(outcome.unfinished.join(", ")))
-        }
         Cause::Asked(reason) => {
+            left_behind(&shared.health, &outcome.unfinished);
             info!(reason, "stopped");
             Ok(())
         }
     }
+}
+
+/// A stop that was asked for is a clean one also when the grace period was too short: every write is one of those that
+/// are there as a whole or not at all, and the next start finds out which.
+fn left_behind(health: &Health, unfinished: &[String]) {
+    if unfinished.is_empty() {
+        return;
+    }
+    let named = |name: &String| match health.doing(name) {
+        Some(doing) => format!("{name} ({doing})"),
+        None => name.clone(),
+    };
+    let unfinished = unfinished.iter().map(named).collect::<Vec<_>>().join(", ");
+    warn!(
+        unfinished,
+        "not waited for any longer, left to the next start; nothing is half committed"
+    );
 }
 
 async fn serve_admin(

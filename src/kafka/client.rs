@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,8 +53,15 @@ impl Trouble {
         matches!(self, Self::Tls | Self::Login)
     }
 
-    fn remedy(self, text: &str) -> &'static str {
+    /// What to do. After a connection of this process has worked, the configuration is no longer under suspicion.
+    fn remedy(self, text: &str, worked: bool) -> &'static str {
         match self {
+            Self::Connection | Self::AllDown if worked && text.contains("refused") => {
+                "the broker has gone away, nothing listens there now: see that it runs"
+            }
+            Self::Connection | Self::AllDown if worked => {
+                "the broker has gone away: see that it runs and that the network reaches it"
+            }
             Self::Login => "login refused: check sasl.mechanism, sasl.username and sasl.password",
             Self::Tls if text.contains("certificate verify failed") => {
                 "the broker's certificate is not trusted: check ssl.ca.location and the host name in kafka.brokers"
@@ -77,15 +85,38 @@ impl Trouble {
     }
 }
 
+/// Whether any client of this process ever got through to the brokers: shared by all clients of one configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Contact(Arc<AtomicBool>);
+
+/// What has happened since the start is no part of a configuration.
+impl PartialEq for Contact {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Contact {}
+
+/// What to do where brokers say nothing at all.
+pub(super) const SILENT: &str = "see that the brokers run and are not overloaded";
+
 /// What a client has heard since it last got through.
 #[derive(Debug, Default)]
 pub struct Ears {
     heard: Mutex<BTreeMap<Trouble, String>>,
+    contact: Contact,
 }
 
 impl Ears {
+    /// Ears that have heard nothing yet.
+    pub fn new(contact: Contact) -> Self {
+        Self { heard: Mutex::default(), contact }
+    }
+
     /// A call got through: what was heard before no longer explains anything.
     pub fn clear(&self) {
+        self.contact.0.store(true, Ordering::Relaxed);
         let mut heard = lock(&self.heard);
         if !heard.is_empty() {
             heard.clear();
@@ -94,11 +125,20 @@ impl Ears {
         }
     }
 
+    /// What was heard belongs to something that has ended, well or not.
+    pub(super) fn forget(&self) {
+        lock(&self.heard).clear();
+    }
+
     /// The remedy and librdkafka's words for the most telling trouble heard.
     pub fn explain(&self) -> Option<String> {
         let heard = lock(&self.heard);
         let (trouble, text) = heard.last_key_value()?;
-        Some(format!("{} (librdkafka: {text})", trouble.remedy(text)))
+        Some(format!("{} (librdkafka: {text})", trouble.remedy(text, self.worked())))
+    }
+
+    fn worked(&self) -> bool {
+        self.contact.0.load(Ordering::Relaxed)
     }
 
     /// `message`, and why where a reason was heard.
@@ -116,11 +156,14 @@ impl Ears {
         lock(&self.heard).keys().any(|trouble| trouble.is_lasting())
     }
 
-    /// Keeps what was heard; said in the log once until a call gets through again.
+    /// Keeps what was heard; said in the log once until a call gets through again, unless something more telling was.
     fn hear(&self, trouble: Trouble, text: &str) {
-        let is_new = lock(&self.heard).insert(trouble, text.to_owned()).is_none();
-        if is_new {
-            tracing::warn!(reason = %text, "{}", trouble.remedy(text));
+        let mut heard = lock(&self.heard);
+        let is_new = heard.insert(trouble, text.to_owned()).is_none();
+        let is_worth_a_line = is_new && heard.last_key_value().is_none_or(|(it, _)| *it == trouble);
+        drop(heard);
+        if is_worth_a_line {
+            tracing::warn!(reason = %text, "{}", trouble.remedy(text, self.worked()));
         } else {
             tracing::debug!(reason = %text, "Kafka connection trouble goes on");
         }
@@ -285,6 +328,27 @@ mod tests {
         let texts: std::collections::BTreeSet<_> =
             rows.iter().map(|row| heard(&[*row]).explain().unwrap()).collect();
         assert_eq!(texts.len(), rows.len(), "{texts:#?}");
+    }
+
+    #[test]
+    fn a_connection_that_had_worked_puts_no_suspicion_on_the_configuration() {
+        let contact = Contact::default();
+        // another client of the same process got through
+        Ears::new(contact.clone()).clear();
+        for (trouble, text) in [
+            (Trouble::Connection, "127.0.0.1:9092/1: Disconnected (after 12 ms in state UP)"),
+            (Trouble::Connection, "127.0.0.1:9092/1: Connect failed: Connection refused"),
+            (Trouble::AllDown, "1/1 brokers are down"),
+        ] {
+            let ears = Ears::new(contact.clone());
+            ears.hear(trouble, text);
+            let told = ears.explain().unwrap();
+            assert!(told.starts_with("the broker has gone away"), "{told}");
+            assert!(told.contains(text) && !told.contains("security.protocol"), "{told}");
+        }
+        let ears = Ears::new(contact);
+        ears.hear(Trouble::Login, "SASL authentication error");
+        assert!(ears.explain().unwrap().starts_with("login refused"));
     }
 
     #[test]

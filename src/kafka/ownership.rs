@@ -180,6 +180,9 @@ impl Ownership {
         {
             first.close().await;
         }
+        for note in grown(&genesis, &topics) {
+            tracing::info!("{note}");
+        }
         let mut warnings: Vec<String> =
             topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
         warnings.extend(orphans(&known.checkpoints, entities));
@@ -426,6 +429,23 @@ fn check_listed(genesis: &Genesis, topics: &[TopicState]) -> Result<(), StartErr
         }
     }
     Ok(())
+}
+
+/// Data topics that were given more partitions since the first run, and what that means.
+fn grown(genesis: &Genesis, topics: &[TopicState]) -> Vec<String> {
+    let listed = |topic: &TopicState| genesis.topics.get(&topic.name).copied();
+    topics
+        .iter()
+        .filter_map(|topic| Some((topic, listed(topic).filter(|had| topic.partitions > *had)?)))
+        .map(|(topic, had)| {
+            format!(
+                "topic {} has {} partitions, at the first run it had {had}: entries of a key may now go to another \
+                 partition than before, so for a while consumers see the order of a key only by its sequence header; \
+                 nothing is lost, the archive reads the new partitions from their beginning",
+                topic.name, topic.partitions
+            )
+        })
+        .collect()
 }
 
 /// Entities that were taken out of the config keep their state.

@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// Why a collector ended without being asked.
 #[derive(Debug, thiserror::Error)]
@@ -248,8 +249,16 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let partition = Arc::clone(&self.parts.partition);
         let batch = std::mem::take(&mut planned.batch);
         self.parts.health.named_wait(&self.name, "commit", Duration::from_mins(3));
+        let (health, part) = (Arc::clone(&self.parts.health), self.sink_part());
+        let mut told = false;
+        let slow = move |why: String| {
+            if !std::mem::replace(&mut told, true) {
+                warn!(part, "{why}; it ends by itself when they answer");
+            }
+            health.set_degraded(&part, why);
+        };
         self.committing = Some(Box::pin(async move {
-            let result = partition.commit(batch).await;
+            let result = partition.commit(batch, slow).await;
             (Box::new(planned), result)
         }));
     }

@@ -1,6 +1,7 @@
 //! Everything that is committed in one partition, with the proof that this was all; and single looks at a place.
 
 use super::client::{Consumer, Isolation, consumer};
+use crate::kafka::client::SILENT;
 use crate::kafka::settings::Settings;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -122,13 +123,15 @@ pub enum ReadError {
         high: i64,
     },
     /// No answer in time; may be tried again.
-    #[error("{what} not answered within {seconds} s{because}")]
+    #[error("{what}: no answer from Kafka at {brokers} within {seconds} s: {because}")]
     Unreachable {
         /// What was asked.
         what: String,
+        /// `bootstrap.servers`.
+        brokers: String,
         /// How long it was waited for.
         seconds: u64,
-        /// The last connection error, where there was one.
+        /// The last connection error, where there was one, and what to do.
         because: String,
     },
     /// Kafka refuses.
@@ -169,6 +172,7 @@ pub fn read_to_end(
 pub struct TopicReader {
     committed: Consumer,
     uncommitted: Consumer,
+    brokers: String,
     open_transaction_timeout: Duration,
 }
 
@@ -195,6 +199,7 @@ impl TopicReader {
         Ok(Self {
             committed: make(Isolation::Committed)?,
             uncommitted: make(Isolation::Uncommitted)?,
+            brokers: settings.brokers.clone(),
             open_transaction_timeout: settings.transaction_timeout + STALL_TIMEOUT,
         })
     }
@@ -422,7 +427,10 @@ impl TopicReader {
         let began = Instant::now();
         loop {
             match call() {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    client.ears.clear();
+                    return Ok(value);
+                }
                 Err(error) => {
                     // Serves the error callback, which alone knows the reason.
                     drop(client.kafka.poll(Duration::ZERO));
@@ -436,11 +444,10 @@ impl TopicReader {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "reads better beside its siblings")]
     fn unreachable(&self, client: &Consumer, what: String, waited: Duration) -> ReadError {
-        let because =
-            client.ears.explain().map_or_else(String::new, |reason| format!(": {reason}"));
-        ReadError::Unreachable { what, seconds: waited.as_secs(), because }
+        let because = client.ears.reason_or(SILENT);
+        let brokers = self.brokers.clone();
+        ReadError::Unreachable { what, brokers, seconds: waited.as_secs(), because }
     }
 
     fn assign(&self, topic: &str, partition: i32, offset: i64) -> Result<(), ReadError> {
@@ -457,7 +464,7 @@ impl TopicReader {
             tracing::debug!("unassign: {error}");
         }
         while self.committed.kafka.poll(Duration::ZERO).is_some() {}
-        self.committed.ears.clear();
+        self.committed.ears.forget();
     }
 }
 

@@ -52,9 +52,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
     }
 
     pub(super) fn degrade(&self, message: &str) {
-        self.parts
-            .health
-            .set_degraded(&format!("kafka/{}", self.parts.context.name), message.to_owned());
+        self.parts.health.set_degraded(&self.sink_part(), message.to_owned());
+    }
+
+    pub(super) fn sink_part(&self) -> String {
+        format!("kafka/{}", self.parts.context.name)
     }
 
     /// The outcome is unknown until the checkpoint is read: it says what was committed.
@@ -100,7 +102,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.sink_pause.succeed() {
             info!(entity = %self.parts.context.name, "transactions commit again");
         }
-        self.parts.health.clear(&format!("kafka/{}", self.parts.context.name));
+        self.parts.health.clear(&self.sink_part());
     }
 
     /// The planned state becomes the state.
