@@ -133,7 +133,7 @@ fn left_behind(health: &Health, unfinished: &[String]) {
     let unfinished = unfinished.iter().map(named).collect::<Vec<_>>().join(", ");
     warn!(
         unfinished,
-        "not waited for any longer, left to the next start; nothing is half committed"
+        "not ended within daemon.grace: left to the next start, nothing is half committed"
     );
 }
 
@@ -215,12 +215,41 @@ async fn start(
     for warning in &acquired.warnings {
         warn!("{warning}");
     }
-    let buckets = Buckets::open(&config.state, &acquired.genesis.instance)?;
-    let buckets = Arc::new(Mutex::new(buckets));
+    let opened =
+        patiently(shared, async || Ok(Buckets::open(&config.state, &acquired.genesis.instance)?));
+    let buckets = Arc::new(Mutex::new(opened.await?));
     for partition in partitions {
-        seen::catch_up(Arc::clone(&shared.kafka), Arc::clone(&buckets), partition).await?;
+        patiently(shared, async || {
+            seen::catch_up(Arc::clone(&shared.kafka), Arc::clone(&buckets), partition).await
+        })
+        .await?;
     }
     Ok(Started { acquired, buckets })
+}
+
+/// Waits for room where the disk of the seen ids is full: they are a cache, which must not cost the daemon.
+async fn patiently<T>(
+    shared: &Shared,
+    mut attempt: impl AsyncFnMut() -> Result<T, CatchUpError>,
+) -> Result<T, CatchUpError> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Err(CatchUpError::State(error)) if error.is_full() => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("cannot start yet, trying again: {error}");
+                }
+                shared.health.set_starting("state", error.to_string());
+                supervisor::notify_status(&error.to_string());
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            ended => {
+                shared.health.clear("state");
+                return ended;
+            }
+        }
+    }
 }
 
 /// What is still to be closed when all loops have ended.

@@ -486,3 +486,36 @@ fn this_process() -> Owner {
 fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_topic_that_has_grown_is_told_and_nothing_else() {
+        let topic = |topic: Topic, partitions| TopicState {
+            topic,
+            name: topic.default_name().to_owned(),
+            partitions,
+            replication: 1,
+            message_bytes_max: 1,
+            created: false,
+            warnings: Vec::new(),
+        };
+        let genesis = Genesis {
+            version: VERSION,
+            instance: random_id(),
+            topics: [("github.audit.web".to_owned(), 6), ("ghauditd.seen.web".to_owned(), 12)]
+                .into(),
+            created_ms: 0,
+        };
+        let same = [topic(Topic::Web, 6), topic(Topic::SeenWeb, 12), topic(Topic::Stream, 6)];
+        assert_eq!(grown(&genesis, &same), Vec::<String>::new());
+        let told = grown(&genesis, &[topic(Topic::Web, 8)]);
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0]
+                .starts_with("topic github.audit.web has 8 partitions, at the first run it had 6")
+        );
+    }
+}

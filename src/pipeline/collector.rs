@@ -205,7 +205,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             Err(error) => {
                 self.buffer.failed();
                 self.sink_pause.fail(now);
-                self.degrade(&format!("seen ids cannot be read: {error}"));
+                self.degrade(&format!("seen ids cannot be used: {error}"));
             }
         }
         Ok(())
@@ -436,6 +436,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
     /// A commit that is under way is awaited: nothing is left half done.
     async fn stop(mut self) -> Result<(), CollectorError> {
         if let Some(committing) = self.committing.take() {
+            self.parts.health.named_wait(&self.name, "a commit under way", Duration::from_mins(3));
             let (planned, result) = committing.await;
             if let Ok(committed) = result {
                 self.apply(*planned, &committed);

@@ -6,6 +6,7 @@ use crate::support::{secret_token, wait_until};
 use ghauditd::audit::{EntityKind, Lane};
 use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_mins(1);
@@ -82,16 +83,193 @@ async fn entries_dated_2099_stop_neither_the_tail_nor_a_restart() {
     assert_eq!(in_2099.count(), 6);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_entries_in_one_second() {
-    let faults = Faults { burst: 5_000, ..Faults::default() };
-    let mut world = world("burst", vec![entity("acme", 5_500, 0, 0.0)], faults).await;
+async fn five_thousand_in_one_second(name: &str, page_links: bool) -> World {
+    let faults = Faults { burst: 5_000, page_links, ..Faults::default() };
+    let mut world = world(name, vec![entity("acme", 5_500, 0, 0.0)], faults).await;
     world.daemon.start();
     counted(&world, "committed", 1_000).await;
     world.daemon.kill9();
     world.daemon.start();
     world.collected(LONG).await;
     assert_each_once(&world).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_entries_in_one_second() {
+    let world = five_thousand_in_one_second("burst", false).await;
+    // killed before the seen ids were flushed for the first time: nothing to be alarmed about
+    let log = world.daemon.log();
+    assert!(log.contains("before it had made its seen ids durable"), "{log}");
+    assert!(!log.contains("damaged"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_entries_in_one_second_behind_links_that_count_pages() {
+    five_thousand_in_one_second("burst-links", true).await;
+}
+
+/// Stops a daemon in the middle of backfills whose pages come unsorted. Such a slice is confirmed by reading all of it
+/// once more, so whatever was committed before comes again after the next start. Returns how much that was.
+async fn half_read(name: &str) -> (World, usize) {
+    let faults = Faults {
+        unsorted_pages: true,
+        slow_first_byte: 1.0,
+        slow_first_byte_ms: 250,
+        ..Faults::default()
+    };
+    let mut world = world(name, vec![entity("acme", 1_500, 0, 0.0)], faults).await;
+    world.daemon.start();
+    counted(&world, "committed", 1_000).await;
+    stop(&mut world).await;
+    let found = world.kafka_differences().await;
+    let committed = 3_000 - found.missing.len();
+    assert!((1_000..2_500).contains(&committed), "not in the middle: {committed}");
+    world.sim.set_faults(Faults { unsorted_pages: true, ..Faults::default() });
+    (world, committed)
+}
+
+/// What half-read slices show again is recognised, and the rest is new.
+async fn assert_goes_on_without_doubles(world: &mut World, committed: usize) {
+    world.daemon.start();
+    world.collected(LONG).await;
+    counted(world, "known", committed).await;
+    assert_each_once(world).await;
+}
+
+/// The files below the folder of seen ids whose names end so.
+fn seen_files(world: &World, end: &str) -> Vec<PathBuf> {
+    let mut folders = vec![world.daemon.home().join("state/seen")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for item in std::fs::read_dir(folder).unwrap() {
+            let path = item.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.to_str().unwrap().ends_with(end) => files.push(path),
+                false => {}
+            }
+        }
+    }
+    assert!(!files.is_empty(), "no files of seen ids named *{end}");
+    files
+}
+
+/// Turns a bit in the middle of each of these files.
+fn damage(files: &[PathBuf]) {
+    for path in files {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seen_ids_that_are_whole_recognise_what_comes_again() {
+    let (mut world, committed) = half_read("seen-whole").await;
+    seen_files(&world, ".seen");
+    assert_goes_on_without_doubles(&mut world, committed).await;
+    let log = world.daemon.log();
+    assert!(!log.contains("rebuilding") && !log.contains("durable"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seen_ids_that_were_deleted_come_back_from_kafka() {
+    let (mut world, committed) = half_read("seen-deleted").await;
+    std::fs::remove_dir_all(world.daemon.home().join("state")).unwrap();
+    assert_goes_on_without_doubles(&mut world, committed).await;
+    assert!(world.daemon.log().contains("seen ids brought up to date"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seen_ids_whose_buckets_are_damaged_come_back_from_kafka() {
+    let (mut world, committed) = half_read("seen-bucket").await;
+    damage(&seen_files(&world, ".seen"));
+    assert_goes_on_without_doubles(&mut world, committed).await;
+    let log = world.daemon.log();
+    assert!(log.contains("seen ids are damaged") && log.contains(".seen is missing, cut"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seen_ids_whose_index_is_damaged_come_back_from_kafka() {
+    let (mut world, committed) = half_read("seen-index").await;
+    damage(&seen_files(&world, "/index"));
+    assert_goes_on_without_doubles(&mut world, committed).await;
+    let log = world.daemon.log();
+    assert!(log.contains("seen ids are damaged") && log.contains("index is missing, cut"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seen_ids_of_another_cluster_are_not_believed() {
+    let (mut world, committed) = half_read("seen-other").await;
+    // another installation reads the same GitHub to its end with the same folder: would its seen ids be believed, the
+    // first one would drop all that it has not read yet
+    let own = std::mem::replace(&mut world.prefix, crate::support::unique("other"));
+    world.configure("");
+    world.daemon.start();
+    world.collected(LONG).await;
+    stop(&mut world).await;
+    world.prefix = own;
+    world.configure("");
+    assert_goes_on_without_doubles(&mut world, committed).await;
+    assert!(world.daemon.log().contains("removing seen ids of another instance"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_archive_costs_only_time() {
+    let mut world =
+        world("full-archive", vec![entity("acme", 1_000, 30, 5.0)], Faults::default()).await;
+    let folder = world.archive_dir();
+    let Some(disk) = world.daemon.start_on_full_disk(&folder, 8 << 20) else { return };
+    not_ready(&mut world, &["archive", "degraded", folder.to_str().unwrap(), "free space"]).await;
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+    disk.free();
+    world.daemon.ready(LONG).await;
+    wait_until(LONG, "all is archived", async || {
+        world.archive_differences_in(disk.path()).missing.is_empty()
+    })
+    .await;
+    assert_eq!(world.archive_differences_in(disk.path()), Differences::default());
+    let log = world.daemon.log();
+    let told = log.lines().find(|it| it.contains("WARN") && it.contains("file system is full"));
+    assert!(told.is_some_and(|it| it.contains(folder.to_str().unwrap())), "{log}");
+    assert!(log.contains("the store answers again"), "{log}");
+}
+
+/// Full at the start, freed, and full again in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_state_costs_only_time() {
+    let slow = Faults { slow_first_byte: 1.0, slow_first_byte_ms: 100, ..Faults::default() };
+    let mut world = world("full-state", vec![entity("acme", 1_000, 30, 5.0)], slow).await;
+    let folder = world.daemon.home().join("state");
+    let Some(disk) = world.daemon.start_on_full_disk(&folder, 32 << 20) else { return };
+    let words = ["state", "starting", folder.to_str().unwrap(), "No space left", "free or repair"];
+    not_ready(&mut world, &words).await;
+    disk.free();
+    counted(&world, "committed", 300).await;
+    disk.fill();
+    let words = ["kafka/acme", "degraded", folder.to_str().unwrap(), "No space left"];
+    not_ready(&mut world, &words).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!world.kafka_differences().await.missing.is_empty(), "it was not full in the middle");
+    disk.free();
+    world.collected(LONG).await;
+    world.daemon.ready(LONG).await;
+    assert_each_once(&world).await;
+    assert_eq!(world.daemon.log().matches(" starting").count(), 1, "it had to be started again");
+}
+
+/// Waits until `/readyz` says that it is not ready, with all these words.
+async fn not_ready(world: &mut World, words: &[&str]) {
+    wait_until(LONG, &format!("not ready with {words:?}"), async || {
+        assert!(world.daemon.running(), "{}", world.daemon.log_tail());
+        world.daemon.get("/readyz").await.is_some_and(|(status, body)| {
+            status == 503 && words.iter().all(|word| body.contains(word))
+        })
+    })
+    .await;
 }
 
 /// Stops a daemon that has collected all, and lets GitHub's time go on by `days`, with an entry each 1,000 seconds.
@@ -185,6 +363,7 @@ async fn a_page_that_cannot_be_cut_goes_to_the_dead_letters_and_the_lane_goes_on
     assert_eq!(gaps.len(), uncuttable.len(), "{gaps:?}");
     let log = world.daemon.log();
     assert!(log.contains("cannot be cut and goes to the dead-letter topic whole"), "{log}");
+    assert_eq!(log.matches("cannot be cut").count(), uncuttable.len(), "one line for each: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

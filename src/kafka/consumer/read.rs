@@ -471,3 +471,23 @@ impl TopicReader {
 fn out_of_range(topic: &str, partition: i32, offset: i64, low: i64, high: i64) -> ReadError {
     ReadError::OutOfRange { topic: topic.to_owned(), partition, offset, low, high }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_is_told_with_the_brokers_and_what_to_do() {
+        let settings = Settings { brokers: "kafka-7:9092".to_owned(), ..Settings::default() };
+        let reader = TopicReader::new(&settings).unwrap();
+        let what = "the ends of t/1".to_owned();
+        let error = reader.unreachable(&reader.committed, what, STALL_TIMEOUT);
+        assert!(error.is_retriable());
+        let told = error.to_string();
+        assert!(
+            told.starts_with("the ends of t/1: no answer from Kafka at kafka-7:9092"),
+            "{told}"
+        );
+        assert!(told.ends_with("see that the brokers run and are not overloaded"), "{told}");
+    }
+}
