@@ -222,7 +222,8 @@ async fn a_full_disk_of_the_archive_costs_only_time() {
         world("full-archive", vec![entity("acme", 1_000, 30, 5.0)], Faults::default()).await;
     let folder = world.archive_dir();
     let Some(disk) = world.daemon.start_on_full_disk(&folder, 8 << 20) else { return };
-    not_ready(&mut world, &["archive", "degraded", folder.to_str().unwrap(), "free space"]).await;
+    let words = ["archive", "degraded", folder.to_str().unwrap(), "free space"];
+    world.daemon.not_ready(&words, LONG).await;
     world.collected(LONG).await;
     assert_each_once(&world).await;
     disk.free();
@@ -233,8 +234,9 @@ async fn a_full_disk_of_the_archive_costs_only_time() {
     .await;
     assert_eq!(world.archive_differences_in(disk.path()), Differences::default());
     let log = world.daemon.log();
-    let told = log.lines().find(|it| it.contains("WARN") && it.contains("file system is full"));
-    assert!(told.is_some_and(|it| it.contains(folder.to_str().unwrap())), "{log}");
+    let told = log.lines().filter(|it| it.contains("WARN") && it.contains("file system is full"));
+    let told: Vec<&str> = told.collect();
+    assert!(told.len() < 5 && told[0].contains(folder.to_str().unwrap()), "{log}");
     assert!(log.contains("the store answers again"), "{log}");
 }
 
@@ -246,12 +248,12 @@ async fn a_full_disk_of_the_state_costs_only_time() {
     let folder = world.daemon.home().join("state");
     let Some(disk) = world.daemon.start_on_full_disk(&folder, 32 << 20) else { return };
     let words = ["state", "starting", folder.to_str().unwrap(), "No space left", "free or repair"];
-    not_ready(&mut world, &words).await;
+    world.daemon.not_ready(&words, LONG).await;
     disk.free();
     counted(&world, "committed", 300).await;
     disk.fill();
     let words = ["kafka/acme", "degraded", folder.to_str().unwrap(), "No space left"];
-    not_ready(&mut world, &words).await;
+    world.daemon.not_ready(&words, LONG).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!world.kafka_differences().await.missing.is_empty(), "it was not full in the middle");
     disk.free();
@@ -259,17 +261,6 @@ async fn a_full_disk_of_the_state_costs_only_time() {
     world.daemon.ready(LONG).await;
     assert_each_once(&world).await;
     assert_eq!(world.daemon.log().matches(" starting").count(), 1, "it had to be started again");
-}
-
-/// Waits until `/readyz` says that it is not ready, with all these words.
-async fn not_ready(world: &mut World, words: &[&str]) {
-    wait_until(LONG, &format!("not ready with {words:?}"), async || {
-        assert!(world.daemon.running(), "{}", world.daemon.log_tail());
-        world.daemon.get("/readyz").await.is_some_and(|(status, body)| {
-            status == 503 && words.iter().all(|word| body.contains(word))
-        })
-    })
-    .await;
 }
 
 /// Stops a daemon that has collected all, and lets GitHub's time go on by `days`, with an entry each 1,000 seconds.
@@ -362,8 +353,11 @@ async fn a_page_that_cannot_be_cut_goes_to_the_dead_letters_and_the_lane_goes_on
     assert!(gaps.iter().all(|gap| gap["cause"] == "uncuttable_page"), "{gaps:?}");
     assert_eq!(gaps.len(), uncuttable.len(), "{gaps:?}");
     let log = world.daemon.log();
-    assert!(log.contains("cannot be cut and goes to the dead-letter topic whole"), "{log}");
-    assert_eq!(log.matches("cannot be cut").count(), uncuttable.len(), "one line for each: {log}");
+    assert_eq!(
+        log.matches("cannot be cut: it is in the dead-letter topic whole").count(),
+        uncuttable.len(),
+        "one line for each: {log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

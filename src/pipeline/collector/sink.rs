@@ -1,6 +1,7 @@
 //! What a collector does with the outcome of a transaction.
 
 use super::{Collector, CollectorError};
+use crate::audit::entry::derived_id;
 use crate::github::Source;
 use crate::kafka::{Committed, SinkError};
 use crate::pipeline::partition::{OpenError, Opener};
@@ -142,6 +143,12 @@ impl<S: Source, O: Opener> Collector<S, O> {
             for _ in 0..counts.gaps {
                 metrics.gap(name, lane);
                 warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
+            }
+        }
+        if planned.counts.values().any(|counts| counts.dead_letters > 0) {
+            for letter in self.buffer.staged().iter().filter(|fetched| fetched.dead_letter) {
+                let id = letter.page.entries.first().map(|entry| derived_id(&entry.body));
+                warn!(entity = %name, lane = %letter.lane, id, "a page cannot be cut: it is in the dead-letter topic whole");
             }
         }
         let live = |fetched: &&Fetched| fetched.page.next.is_none();
