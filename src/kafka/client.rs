@@ -106,12 +106,13 @@ pub(super) const SILENT: &str = "see that the brokers run and are not overloaded
 pub struct Ears {
     heard: Mutex<BTreeMap<Trouble, String>>,
     contact: Contact,
+    deaf: AtomicBool,
 }
 
 impl Ears {
     /// Ears that have heard nothing yet.
     pub fn new(contact: Contact) -> Self {
-        Self { heard: Mutex::default(), contact }
+        Self { contact, ..Self::default() }
     }
 
     /// A call got through: what was heard before no longer explains anything.
@@ -125,8 +126,11 @@ impl Ears {
         }
     }
 
-    /// What was heard belongs to something that has ended, well or not.
-    pub(super) fn forget(&self) {
+    /// Something has ended, well or not: what was heard belongs to it, and so does what `drain` takes from the queue.
+    pub(super) fn forget(&self, drain: impl FnOnce()) {
+        self.deaf.store(true, Ordering::Relaxed);
+        drain();
+        self.deaf.store(false, Ordering::Relaxed);
         lock(&self.heard).clear();
     }
 
@@ -158,6 +162,9 @@ impl Ears {
 
     /// Keeps what was heard; said in the log once until a call gets through again, unless something more telling was.
     fn hear(&self, trouble: Trouble, text: &str) {
+        if self.deaf.load(Ordering::Relaxed) {
+            return;
+        }
         let mut heard = lock(&self.heard);
         let is_new = heard.insert(trouble, text.to_owned()).is_none();
         let is_worth_a_line = is_new && heard.last_key_value().is_none_or(|(it, _)| *it == trouble);
@@ -349,6 +356,15 @@ mod tests {
         let ears = Ears::new(contact);
         ears.hear(Trouble::Login, "SASL authentication error");
         assert!(ears.explain().unwrap().starts_with("login refused"));
+    }
+
+    #[test]
+    fn what_is_left_in_the_queue_of_something_that_has_ended_is_not_heard() {
+        let ears = heard(&[(RDKafkaErrorCode::BrokerTransportFailure, "x")]);
+        ears.forget(|| ears.hear(Trouble::Connection, "y"));
+        assert_eq!(ears.explain(), None);
+        ears.hear(Trouble::Connection, "z");
+        assert!(ears.explain().is_some());
     }
 
     #[test]

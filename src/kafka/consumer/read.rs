@@ -463,8 +463,8 @@ impl TopicReader {
         if let Err(error) = self.committed.kafka.unassign() {
             tracing::debug!("unassign: {error}");
         }
-        while self.committed.kafka.poll(Duration::ZERO).is_some() {}
-        self.committed.ears.forget();
+        let queue = &self.committed.kafka;
+        self.committed.ears.forget(|| while queue.poll(Duration::ZERO).is_some() {});
     }
 }
 
