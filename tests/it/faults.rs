@@ -115,7 +115,7 @@ async fn half_read(name: &str) -> (World, usize) {
     let faults = Faults {
         unsorted_pages: true,
         slow_first_byte: 1.0,
-        slow_first_byte_ms: 250,
+        slow_first_byte_ms: 150,
         ..Faults::default()
     };
     let mut world = world(name, vec![entity("acme", 1_500, 0, 0.0)], faults).await;

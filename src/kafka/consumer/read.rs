@@ -18,6 +18,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How often the last stable offset is asked for while another producer's transaction is open.
 const LSO_PAUSE: Duration = Duration::from_millis(50);
 
+/// Most events served after a failed look-up; librdkafka queues a handful for each.
+const EVENTS_AT_ONCE: usize = 64;
+
 /// A record as it lies in the client's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordView<'a> {
@@ -432,8 +435,7 @@ impl TopicReader {
                     return Ok(value);
                 }
                 Err(error) => {
-                    // Serves the error callback, which alone knows the reason.
-                    drop(client.kafka.poll(Duration::ZERO));
+                    listen(client);
                     tracing::debug!("{what}: {error}");
                     if began.elapsed() > STALL_TIMEOUT {
                         return Err(self.unreachable(client, what.to_owned(), STALL_TIMEOUT));
@@ -465,6 +467,14 @@ impl TopicReader {
         }
         let queue = &self.committed.kafka;
         self.committed.ears.forget(|| while queue.poll(Duration::ZERO).is_some() {});
+    }
+}
+
+/// Serves the error callback, which alone knows the reason: one event each turn, log lines before and after it. Nothing is
+/// assigned while a look-up is tried again, so no record can be among them.
+fn listen(client: &Consumer) {
+    for _ in 0..EVENTS_AT_ONCE {
+        drop(client.kafka.poll(Duration::ZERO));
     }
 }
 
