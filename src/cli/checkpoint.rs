@@ -223,26 +223,7 @@ mod tests {
     use super::*;
     use crate::audit::lane::LaneRules;
     use crate::audit::slice::{Query, Walk};
-    use std::io::{self, Write};
-    use std::sync::Mutex;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn printed(print: impl FnOnce(&mut Output)) -> String {
-        let shared = Shared::default();
-        print(&mut Output::new(Box::new(shared.clone()), Box::new(io::sink())));
-        String::from_utf8(shared.0.lock().unwrap().clone()).unwrap()
-    }
+    use crate::cli::output::testing::printed;
 
     /// A Git lane that began on 2026-11-20 at noon and has read two of its slices.
     fn lane() -> LaneState {

@@ -93,8 +93,9 @@ impl Output {
     }
 }
 
+/// What a test sees of an output.
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
     use std::sync::{Arc, Mutex};
 
@@ -110,14 +111,23 @@ mod tests {
         }
     }
 
+    /// The answers that are printed.
+    pub(in crate::cli) fn printed(print: impl FnOnce(&mut Output)) -> String {
+        let shared = Shared::default();
+        print(&mut Output::new(Box::new(shared.clone()), Box::new(io::sink())));
+        String::from_utf8(shared.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
     #[test]
     fn a_table_is_aligned() {
-        let shared = Shared::default();
-        let mut out = Output::new(Box::new(shared.clone()), Box::new(io::sink()));
         let rows =
             [vec!["acme".to_owned(), "web".to_owned()], vec!["a".to_owned(), "git".to_owned()]];
-        out.table(&["ENTITY", "LANE"], &rows).unwrap();
-        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        let text = testing::printed(|out| out.table(&["ENTITY", "LANE"], &rows).unwrap());
         assert_eq!(text, "ENTITY  LANE\nacme    web\na       git\n");
     }
 

@@ -302,6 +302,7 @@ fn check_creation(settings: &Settings, faults: &mut Vec<PropertyFault>) {
     ] {
         let mut config = settings.client_config(role);
         config.remove("bootstrap.servers");
+        without_token_endpoint(&mut config);
         let created = match role {
             Role::Consumer => BaseConsumer::from_config(&config).err(),
             _ => BaseProducer::<rdkafka::producer::DefaultProducerContext>::from_config(&config)
@@ -316,6 +317,14 @@ fn check_creation(settings: &Settings, faults: &mut Vec<PropertyFault>) {
         let table = if let [one] = tables.as_slice() { one } else { "properties" };
         let remedy = "correct the properties that it names".to_owned();
         faults.push((format!("kafka.{table}"), problem, remedy));
+    }
+}
+
+/// A client with OIDC asks for a token as soon as it exists: not while only its properties are looked at.
+fn without_token_endpoint(config: &mut ClientConfig) {
+    let url = "sasl.oauthbearer.token.endpoint.url";
+    if config.get(url).or(config.get("sasl.oauthbearer.metadata.authentication.type")).is_some() {
+        config.set(url, "http://127.0.0.1:0/");
     }
 }
 
@@ -407,5 +416,24 @@ mod tests {
             ("sasl.password", "p"),
         ];
         assert_eq!(problems(&settings(&scram)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn oidc_is_in_the_build_and_no_token_is_fetched_by_a_check() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        let oidc = [
+            ("security.protocol", "sasl_ssl"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+            ("sasl.oauthbearer.method", "oidc"),
+            ("sasl.oauthbearer.client.id", "u"),
+            ("sasl.oauthbearer.client.secret", "hunter2"),
+            ("sasl.oauthbearer.token.endpoint.url", &url),
+        ];
+        assert_eq!(problems(&settings(&oidc)), Vec::<String>::new());
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let without_url = problems(&settings(&oidc[..5]));
+        assert!(without_url.concat().contains("token.endpoint.url"), "{without_url:?}");
     }
 }

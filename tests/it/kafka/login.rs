@@ -5,7 +5,7 @@ use crate::support::kafka::Tls;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// An installation behind TLS and SCRAM-SHA-512.
 pub(super) fn secured(tls: &Tls) -> Settings {
@@ -40,9 +40,7 @@ async fn token_endpoint() -> (String, tokio::task::JoinHandle<Vec<String>>) {
         while let Ok(Ok((mut socket, _))) =
             tokio::time::timeout(Duration::from_secs(5), listener.accept()).await
         {
-            let mut request = vec![0; 16 << 10];
-            let read = socket.read(&mut request).await.unwrap();
-            requests.push(String::from_utf8_lossy(&request[..read]).into_owned());
+            requests.push(read_request(&mut socket).await);
             let answer = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
                 body.len()
@@ -52,6 +50,20 @@ async fn token_endpoint() -> (String, tokio::task::JoinHandle<Vec<String>>) {
         requests
     });
     (url, served)
+}
+
+/// Head and body, which may come apart: what is closed with bytes unread is reset, and then tried again after seconds.
+async fn read_request(socket: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    loop {
+        assert_ne!(socket.read_buf(&mut request).await.unwrap(), 0, "the client has gone");
+        let text = String::from_utf8_lossy(&request).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+            return String::from_utf8(request).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
