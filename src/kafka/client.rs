@@ -165,6 +165,8 @@ impl Ears {
         if self.deaf.load(Ordering::Relaxed) {
             return;
         }
+        // how long it took, and how often before: that would make one trouble look like many
+        let text = text.rsplit_once(" (after ").map_or(text, |(cause, _)| cause);
         let mut heard = lock(&self.heard);
         let is_new = heard.insert(trouble, text.to_owned()).is_none();
         let is_worth_a_line = is_new && heard.last_key_value().is_none_or(|(it, _)| *it == trouble);
@@ -343,15 +345,19 @@ mod tests {
         // another client of the same process got through
         Ears::new(contact.clone()).clear();
         for (trouble, text) in [
-            (Trouble::Connection, "127.0.0.1:9092/1: Disconnected (after 12 ms in state UP)"),
+            (Trouble::Connection, "127.0.0.1:9092/1: Disconnected"),
             (Trouble::Connection, "127.0.0.1:9092/1: Connect failed: Connection refused"),
             (Trouble::AllDown, "1/1 brokers are down"),
         ] {
             let ears = Ears::new(contact.clone());
-            ears.hear(trouble, text);
+            ears.hear(
+                trouble,
+                &format!("{text} (after 12ms in state UP, 3 identical error(s) suppressed)"),
+            );
             let told = ears.explain().unwrap();
             assert!(told.starts_with("the broker has gone away"), "{told}");
-            assert!(told.contains(text) && !told.contains("security.protocol"), "{told}");
+            assert!(told.ends_with(&format!("(librdkafka: {text})")), "{told}");
+            assert!(!told.contains("security.protocol"), "{told}");
         }
         let ears = Ears::new(contact);
         ears.hear(Trouble::Login, "SASL authentication error");
