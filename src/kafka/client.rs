@@ -10,7 +10,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -85,9 +85,16 @@ impl Trouble {
     }
 }
 
-/// Whether any client of this process ever got through to the brokers: shared by all clients of one configuration.
+/// What all clients of one configuration know together: whether any of them ever got through to the brokers, and what
+/// the log says of their trouble already. An outage that each of them notices is said once.
 #[derive(Debug, Clone, Default)]
-pub struct Contact(Arc<AtomicBool>);
+pub struct Contact(Arc<Common>);
+
+#[derive(Debug, Default)]
+struct Common {
+    worked: AtomicBool,
+    told: Mutex<BTreeSet<Trouble>>,
+}
 
 /// What has happened since the start is no part of a configuration.
 impl PartialEq for Contact {
@@ -117,11 +124,12 @@ impl Ears {
 
     /// A call got through: what was heard before no longer explains anything.
     pub fn clear(&self) {
-        self.contact.0.store(true, Ordering::Relaxed);
-        let mut heard = lock(&self.heard);
-        if !heard.is_empty() {
-            heard.clear();
-            drop(heard);
+        let common = &self.contact.0;
+        common.worked.store(true, Ordering::Relaxed);
+        lock(&self.heard).clear();
+        // told perhaps by a client that is gone by now
+        let told = std::mem::take(&mut *lock(&common.told));
+        if !told.is_empty() {
             tracing::info!("connection to Kafka is back");
         }
     }
@@ -142,7 +150,7 @@ impl Ears {
     }
 
     fn worked(&self) -> bool {
-        self.contact.0.load(Ordering::Relaxed)
+        self.contact.0.worked.load(Ordering::Relaxed)
     }
 
     /// `message`, and why where a reason was heard.
@@ -160,7 +168,8 @@ impl Ears {
         lock(&self.heard).keys().any(|trouble| trouble.is_lasting())
     }
 
-    /// Keeps what was heard; said in the log once until a call gets through again, unless something more telling was.
+    /// Keeps what was heard; said in the log once until a call gets through again, unless something more telling was, or
+    /// another client has said it.
     fn hear(&self, trouble: Trouble, text: &str) {
         if self.deaf.load(Ordering::Relaxed) {
             return;
@@ -171,7 +180,7 @@ impl Ears {
         let is_new = heard.insert(trouble, text.to_owned()).is_none();
         let is_worth_a_line = is_new && heard.last_key_value().is_none_or(|(it, _)| *it == trouble);
         drop(heard);
-        if is_worth_a_line {
+        if is_worth_a_line && lock(&self.contact.0.told).insert(trouble) {
             tracing::warn!(reason = %text, "{}", trouble.remedy(text, self.worked()));
         } else {
             tracing::debug!(reason = %text, "Kafka connection trouble goes on");
@@ -371,6 +380,25 @@ mod tests {
         assert_eq!(ears.explain(), None);
         ears.hear(Trouble::Connection, "z");
         assert!(ears.explain().is_some());
+    }
+
+    #[test]
+    fn an_outage_is_told_once_and_so_is_the_next_one() {
+        let contact = Contact::default();
+        let told = || lock(&contact.0.told).len();
+        let clients = [(); 3].map(|()| Ears::new(contact.clone()));
+        clients.iter().for_each(|ears| ears.hear(Trouble::Connection, "x"));
+        assert_eq!(told(), 1);
+        // less telling, and another trouble
+        clients[0].hear(Trouble::AllDown, "y");
+        assert_eq!(told(), 1);
+        clients[1].hear(Trouble::Login, "z");
+        assert_eq!(told(), 2);
+        // a client that had heard nothing gets through
+        Ears::new(contact.clone()).clear();
+        assert_eq!(told(), 0);
+        Ears::new(contact.clone()).hear(Trouble::Connection, "x");
+        assert_eq!(told(), 1);
     }
 
     #[test]
