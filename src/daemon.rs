@@ -63,11 +63,6 @@ pub enum DaemonError {
     /// Something ended that should not.
     #[error("{0}")]
     Unexpected(String),
-    /// The stop took longer than the grace period.
-    #[error(
-        "not stopped within the grace period: {0}; nothing is half committed, the next start goes on"
-    )]
-    Grace(String),
 }
 
 type Tasks = Supervisor<DaemonError>;
@@ -116,14 +111,29 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
         Cause::Task { name, end } => {
             Err(DaemonError::Unexpected(format!("task {name} ended unasked: {end:?}")))
         }
-        Cause::Asked(_) if !outcome.unfinished.is_empty() => {
-            Err(DaemonError::Grace(outcome.unfinished.join(", ")))
-        }
         Cause::Asked(reason) => {
+            left_behind(&shared.health, &outcome.unfinished);
             info!(reason, "stopped");
             Ok(())
         }
     }
+}
+
+/// A stop that was asked for is a clean one also when the grace period was too short: every write is one of those that
+/// are there as a whole or not at all, and the next start finds out which.
+fn left_behind(health: &Health, unfinished: &[String]) {
+    if unfinished.is_empty() {
+        return;
+    }
+    let named = |name: &String| match health.doing(name) {
+        Some(doing) => format!("{name} ({doing})"),
+        None => name.clone(),
+    };
+    let unfinished = unfinished.iter().map(named).collect::<Vec<_>>().join(", ");
+    warn!(
+        unfinished,
+        "not ended within daemon.grace: left to the next start, nothing is half committed"
+    );
 }
 
 async fn serve_admin(
@@ -204,12 +214,41 @@ async fn start(
     for warning in &acquired.warnings {
         warn!("{warning}");
     }
-    let buckets = Buckets::open(&config.state, &acquired.genesis.instance)?;
-    let buckets = Arc::new(Mutex::new(buckets));
+    let opened =
+        patiently(shared, async || Ok(Buckets::open(&config.state, &acquired.genesis.instance)?));
+    let buckets = Arc::new(Mutex::new(opened.await?));
     for partition in partitions {
-        seen::catch_up(Arc::clone(&shared.kafka), Arc::clone(&buckets), partition).await?;
+        patiently(shared, async || {
+            seen::catch_up(Arc::clone(&shared.kafka), Arc::clone(&buckets), partition).await
+        })
+        .await?;
     }
     Ok(Started { acquired, buckets })
+}
+
+/// Waits for room where the disk of the seen ids is full: they are a cache, which must not cost the daemon.
+async fn patiently<T>(
+    shared: &Shared,
+    mut attempt: impl AsyncFnMut() -> Result<T, CatchUpError>,
+) -> Result<T, CatchUpError> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Err(CatchUpError::State(error)) if error.is_full() => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("cannot start yet, trying again: {error}");
+                }
+                shared.health.set_starting("state", error.to_string());
+                supervisor::notify_status(&error.to_string());
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            ended => {
+                shared.health.clear("state");
+                return ended;
+            }
+        }
+    }
 }
 
 /// What is still to be closed when all loops have ended.

@@ -253,7 +253,7 @@ mod tests {
             .collect();
         shown.sort_by_key(|&i| log[i].0);
         let new = shown.iter().filter(|&&i| known.insert(i)).count();
-        lane.begin_walk(id, query);
+        lane.begin_walk(id, query, now_s);
         let times_s = shown.iter().map(|&i| Some(log[i].0)).collect();
         let new_entries = u64::try_from(new).unwrap();
         let shown = Shown { times_s, new_entries, cursor: None, more: false };

@@ -303,7 +303,8 @@ impl Client {
                 Ok(Page { entries, next, date_ms: date, body_bytes: body.len(), budget })
             }
             Err(error) => {
-                tracing::warn!(entity = %self.entity, bytes = body.len(), %error, "a page cannot be cut into entries");
+                // asked for again with fewer entries: only what becomes of it is worth a warning
+                tracing::debug!(entity = %self.entity, bytes = body.len(), %error, "a page cannot be cut into entries");
                 Err(SourceError::Uncuttable { body, next, date_ms: date })
             }
         }
@@ -374,8 +375,7 @@ impl Client {
         // a message that cannot be read does not change what the status says
         let body =
             self.body(&mut response, ERROR_BODY_BYTES_MAX, 1024, token).await.unwrap_or_default();
-        let (message, documentation_url) = denial::said(&body);
-        let message = denial::without_secret(&message, token.expose());
+        let (message, documentation_url) = denial::said(&body, token.expose());
         let verdict = judge(&Answer {
             status,
             headers: response.headers(),

@@ -185,7 +185,7 @@ async fn may_be_added(settings: &Settings, missing: &[Topic]) -> Result<bool, To
 }
 
 fn admin(settings: &Settings) -> Result<AdminClient<Context>, TopicError> {
-    let context = Context::new(Arc::new(Ears::default()));
+    let context = Context::new(Arc::new(Ears::new(settings.contact.clone())));
     AdminClient::from_config_and_context(&settings.client_config(Role::Scout), context).map_err(
         |error| TopicError::Unreachable(ScoutError::Refused { message: error.to_string() }),
     )

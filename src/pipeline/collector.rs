@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// Why a collector ended without being asked.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +205,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             Err(error) => {
                 self.buffer.failed();
                 self.sink_pause.fail(now);
-                self.degrade(&format!("seen ids cannot be read: {error}"));
+                self.degrade(&format!("seen ids cannot be used: {error}"));
             }
         }
         Ok(())
@@ -248,8 +249,16 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let partition = Arc::clone(&self.parts.partition);
         let batch = std::mem::take(&mut planned.batch);
         self.parts.health.named_wait(&self.name, "commit", Duration::from_mins(3));
+        let (health, part) = (Arc::clone(&self.parts.health), self.sink_part());
+        let mut told = false;
+        let slow = move |why: String| {
+            if !std::mem::replace(&mut told, true) {
+                warn!(part, "{why}; it ends by itself when they answer");
+            }
+            health.set_degraded(&part, why);
+        };
         self.committing = Some(Box::pin(async move {
-            let result = partition.commit(batch).await;
+            let result = partition.commit(batch, slow).await;
             (Box::new(planned), result)
         }));
     }
@@ -368,6 +377,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if wanted.kind == SliceKind::Tail && page.next.is_none() {
             self.schedule_poll(wanted.lane, page.entries.len());
         }
+        let now = mono_ms();
+        let answered_ms = self.clock.now_ms(now);
         let fetched = Fetched {
             lane: wanted.lane,
             slice: wanted.slice,
@@ -375,7 +386,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
             began: wanted.began,
             page,
             dead_letter,
-            fetched_mono_ms: mono_ms(),
+            asked_s: wanted.asked_s,
+            answered_s: answered_ms.map_or(wanted.asked_s, |ms| ms.div_euclid(1000)),
+            fetched_mono_ms: now,
         };
         if !self.buffer.push(fetched, wanted.next.as_ref(), wanted.kind) {
             let message = "the page names its own cursor as the next one".to_owned();
@@ -428,6 +441,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
     /// A commit that is under way is awaited: nothing is left half done.
     async fn stop(mut self) -> Result<(), CollectorError> {
         if let Some(committing) = self.committing.take() {
+            self.parts.health.named_wait(&self.name, "a commit under way", Duration::from_mins(3));
             let (planned, result) = committing.await;
             if let Ok(committed) = result {
                 self.apply(*planned, &committed);
