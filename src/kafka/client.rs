@@ -245,7 +245,12 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        // the errors among these lines come through `error` too, and are said there
+        // the errors among these lines come through `error` too, and are said there; but for this one, which is not
+        // always followed by an error: what a plaintext client on a TLS port gets
+        if fac == "FAIL" && message.contains(" in state APIVERSION_QUERY") {
+            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+            self.ears.hear(Trouble::AllDown, text);
+        }
         match level {
             _ if fac == "CONFWARN" => {}
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info => {
@@ -380,6 +385,19 @@ mod tests {
         assert_eq!(ears.explain(), None);
         ears.hear(Trouble::Connection, "z");
         assert!(ears.explain().is_some());
+    }
+
+    #[test]
+    fn a_connection_closed_at_the_first_question_is_heard_without_an_error() {
+        let ears = Arc::new(Ears::default());
+        let line = "[thrd:k:1/bootstrap]: k:1/bootstrap: Disconnected: connection closed by peer: receive 0 after \
+                    POLLIN (after 2ms in state APIVERSION_QUERY)";
+        Context::new(Arc::clone(&ears)).log(RDKafkaLogLevel::Info, "FAIL", line);
+        let told = ears.explain().unwrap();
+        assert!(
+            told.contains("the port may expect TLS") && told.contains("librdkafka: k:1"),
+            "{told}"
+        );
     }
 
     #[test]
