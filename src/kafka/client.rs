@@ -405,7 +405,9 @@ mod tests {
         let contact = Contact::default();
         let told = || lock(&contact.0.told).len();
         let clients = [(); 3].map(|()| Ears::new(contact.clone()));
-        clients.iter().for_each(|ears| ears.hear(Trouble::Connection, "x"));
+        for ears in &clients {
+            ears.hear(Trouble::Connection, "x");
+        }
         assert_eq!(told(), 1);
         // less telling, and another trouble
         clients[0].hear(Trouble::AllDown, "y");
