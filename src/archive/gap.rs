@@ -101,6 +101,7 @@ impl std::fmt::Display for ArchiveGap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn golden() {
@@ -123,5 +124,22 @@ mod tests {
     fn one_offset_is_a_marker() {
         assert!(!ArchiveGap::behind_retention("t", 1, 10, 11, 5).records_missing);
         assert!(ArchiveGap::behind_retention("t", 1, 10, 12, 5).records_missing);
+    }
+
+    proptest! {
+        #[test]
+        fn a_gap_is_read_back(
+            topic in "[a-zA-Z0-9._-]{1,20}", partition in 0..i32::MAX, from in 0..i64::MAX, to in 0..i64::MAX,
+            found_ms in any::<i64>(),
+        ) {
+            let gap = ArchiveGap::behind_retention(&topic, partition, from, to, found_ms);
+            let bytes = serde_json::to_vec(&gap).unwrap();
+            prop_assert_eq!(ArchiveGap::parse(&bytes), Some(gap));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_gap(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(ArchiveGap::parse(&bytes), None);
+        }
     }
 }

@@ -177,9 +177,11 @@ mod tests {
         let query = Query { from_s: 1_790_000_000, to_s: None };
         let walk = Walk {
             query,
+            began_s: None,
             cursor: Cursor::new("MS43OWUxMnxh".to_owned()),
             new_entries: 7,
             newest_s: Some(1_790_000_100),
+            first_s: None,
             last_s: Some(1_790_000_099),
             in_order: true,
         };
@@ -305,10 +307,11 @@ mod tests {
         fn any_walk()(
             from_s in any::<i64>(), to_s in option::of(any::<i64>()), cursor in option::of(".{1,40}"),
             new_entries in any::<u64>(), newest_s in option::of(any::<i64>()), last_s in option::of(any::<i64>()),
-            in_order in any::<bool>(),
+            in_order in any::<bool>(), began_s in option::of(any::<i64>()),
+            first_s in option::of(any::<i64>()),
         ) -> Walk {
             let (query, cursor) = (Query { from_s, to_s }, cursor.and_then(Cursor::new));
-            Walk { query, cursor, new_entries, newest_s, last_s, in_order }
+            Walk { query, began_s, cursor, new_entries, newest_s, first_s, last_s, in_order }
         }
     }
 

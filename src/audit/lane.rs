@@ -134,10 +134,10 @@ impl LaneState {
         !due.is_empty()
     }
 
-    /// Begins a new walk of a slice, as its first page is applied.
-    pub fn begin_walk(&mut self, slice: u64, query: Query) {
+    /// Begins a new walk of a slice, as its first page is applied, which was asked for at `asked_s`.
+    pub fn begin_walk(&mut self, slice: u64, query: Query, asked_s: i64) {
         if let Some(slice) = self.slice_mut(slice) {
-            slice.walk = Some(Walk::new(query));
+            slice.walk = Some(Walk { began_s: Some(asked_s), ..Walk::new(query) });
         }
     }
 
@@ -149,7 +149,8 @@ impl LaneState {
         }
     }
 
-    /// Takes what a page of a slice's walk showed at `now_s`. Returns what expired before it was read.
+    /// Takes what a page of a slice's walk showed. `now_s` is GitHub's now when the answer came, however much later it is
+    /// applied. Returns what expired before it was read.
     pub fn apply_page(
         &mut self,
         rules: &LaneRules,
@@ -203,15 +204,17 @@ impl LaneState {
         };
         match slice.to_s {
             None => {
-                let settled_s = now_s.saturating_sub(rules.settling_s);
-                let newest_s =
-                    walk.newest_s.map_or(settled_s, |newest| newest.min(now_s).saturating_sub(1));
-                slice.start_s = settled_s.max(newest_s).max(slice.from_s);
+                // reckoned from the walk's beginning: entries may come while it goes on or waits for its commit, and
+                // where the newest come first no later page shows them
+                let settled_s = walk.began_s.map(|began| began.saturating_sub(rules.settling_s));
+                let newest_s = walk.newest_s.map(|newest| newest.min(now_s).saturating_sub(1));
+                slice.start_s = settled_s.max(newest_s).unwrap_or(slice.start_s).max(slice.from_s);
                 let (from_s, to_s) = (slice.from_s, slice.start_s);
                 self.collected.insert(from_s, to_s);
             }
             Some(to_s)
-                if walk.new_entries == 0 && now_s >= to_s.saturating_add(rules.settling_s) =>
+                if walk.new_entries == 0
+                    && walk.began_s >= Some(to_s.saturating_add(rules.settling_s)) =>
             {
                 let (from_s, backfill) = (slice.from_s, slice.backfill);
                 self.slices.retain(|slice| slice.id != id);
@@ -355,28 +358,58 @@ impl Slice {
 
 impl Walk {
     fn new(query: Query) -> Self {
-        Self { query, cursor: None, new_entries: 0, newest_s: None, last_s: None, in_order: true }
+        Self {
+            query,
+            began_s: None,
+            cursor: None,
+            new_entries: 0,
+            newest_s: None,
+            first_s: None,
+            last_s: None,
+            in_order: true,
+        }
+    }
+
+    /// Where a walk of this query starts again without a cursor when it has shown entries of these times, epoch seconds.
+    pub fn restart_after(
+        query: Query,
+        times_s: impl IntoIterator<Item = Option<i64>>,
+        now_s: i64,
+    ) -> i64 {
+        let mut walk = Self::new(query);
+        times_s.into_iter().for_each(|time_s| walk.show(time_s, now_s));
+        walk.restart_s(query.from_s, query.to_s)
     }
 
     fn take(&mut self, shown: &Shown, now_s: i64) {
-        for &time_s in &shown.times_s {
-            // an entry dated ahead of now says nothing about how far the walk has come
-            let sane = time_s.filter(|&time| time <= now_s);
-            self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
-            self.newest_s = self.newest_s.max(sane);
-            self.last_s = sane.or(self.last_s);
-        }
+        shown.times_s.iter().for_each(|&time_s| self.show(time_s, now_s));
         self.new_entries = self.new_entries.saturating_add(shown.new_entries);
         self.cursor.clone_from(&shown.cursor);
     }
 
+    fn show(&mut self, time_s: Option<i64>, now_s: i64) {
+        // an entry dated ahead of now says nothing about how far the walk has come
+        let sane = time_s.filter(|&time| time <= now_s);
+        self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
+        self.newest_s = self.newest_s.max(sane);
+        self.first_s = self.first_s.or(sane);
+        self.last_s = sane.or(self.last_s);
+    }
+
     fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
         match self.last_s {
-            Some(last) if self.in_order && last >= start_s && to_s.is_none_or(|to| last <= to) => {
+            Some(last)
+                if self.is_rising() && last >= start_s && to_s.is_none_or(|to| last <= to) =>
+            {
                 last
             }
             _ => start_s,
         }
+    }
+
+    /// Whether the oldest come first, beyond doubt: entries of one second alone may as well be the newest of all.
+    fn is_rising(&self) -> bool {
+        self.in_order && self.first_s.is_some_and(|first| Some(first) < self.last_s)
     }
 }
 
@@ -387,6 +420,8 @@ fn count(n: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const NOW: i64 = 1_790_000_000;
 
@@ -411,7 +446,7 @@ mod tests {
         let slice = lane.slice(id).unwrap();
         if slice.walk.is_none() {
             let query = slice.next_query();
-            lane.begin_walk(id, query);
+            lane.begin_walk(id, query, now);
         }
         let shown = Shown {
             times_s: times.iter().copied().map(Some).collect(),
@@ -475,6 +510,28 @@ mod tests {
         assert_eq!(state.slice(id).unwrap().next_query().from_s, from);
     }
 
+    /// Found by the fuzz target `lanes_beside_a_list`: what was older than the first page was lost, or expired without a
+    /// gap.
+    #[test]
+    fn a_first_page_of_one_second_does_not_tell_the_order() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let slice = state.slices.last().unwrap();
+        let (id, from) = (slice.id, slice.from_s);
+        page(&mut state, &rules, id, &[from + 9, from + 9], 2, true, NOW);
+        assert_eq!(state.slice(id).unwrap().unread_s(), from);
+        let mut lost = state.clone();
+        lost.drop_cursor(id);
+        assert_eq!(lost.slice(id).unwrap().next_query().from_s, from);
+        page(&mut state, &rules, id, &[from + 10], 1, true, NOW);
+        state.drop_cursor(id);
+        assert_eq!(
+            state.slice(id).unwrap().next_query().from_s,
+            from + 10,
+            "the oldest come first"
+        );
+    }
+
     #[test]
     fn a_slice_does_not_close_before_its_upper_edge_has_settled() {
         let rules = rules(Lane::Git);
@@ -498,6 +555,27 @@ mod tests {
         assert_eq!(tail(&state).start_s, NOW - 21, "an entry dated 2099 moves nothing");
         page(&mut state, &rules, id, &[], 0, false, NOW + 1000);
         assert_eq!(tail(&state).start_s, NOW + 400, "nothing seen: now - settling");
+    }
+
+    /// Found by the fuzz target `lanes_beside_a_list`: a broker that was away for longer than settling lost entries.
+    #[test]
+    fn what_happened_since_a_walk_began_is_read_again_however_late_it_ends() {
+        for query_ends in [None, Some(NOW - 600)] {
+            let rules = rules(Lane::Git);
+            let mut state = LaneState::begin(&rules, NOW);
+            let is_it = |slice: &&Slice| slice.to_s == query_ends;
+            let id = state.slices.iter().rfind(is_it).unwrap().id;
+            let query = state.slice(id).unwrap().next_query();
+            state.begin_walk(id, query, NOW - 5);
+            let more = Shown { more: true, ..Shown::default() };
+            state.apply_page(&rules, id, &more, NOW);
+            state.apply_page(&rules, id, &Shown::default(), NOW + 3600);
+            let slice = state.slice(id).unwrap();
+            match query_ends {
+                None => assert_eq!(slice.start_s, NOW - 600, "not NOW + 3000"),
+                Some(_) => assert!(slice.confirming, "it began before its upper edge had settled"),
+            }
+        }
     }
 
     #[test]
@@ -567,5 +645,88 @@ mod tests {
             page(&mut state, &rules, id, &[], 0, false, NOW);
         }
         assert_eq!(state.lowest_edge_s(), Some(NOW - 600));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Page { slice: usize, times: Vec<Option<i64>>, new: u64, more: bool, late_s: i64 },
+        Pass(i64),
+        Kill,
+        DropCursor(usize),
+        AskAgain,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let time = prop_oneof![
+            8 => (-40 * DAY_S..DAY_S).prop_map(|ago| Some(NOW + ago)),
+            1 => Just(None),
+            1 => any::<i64>().prop_map(Some),
+        ];
+        let seconds = prop_oneof![3 => 0..120_i64, 1 => 0..30 * DAY_S];
+        prop_oneof![
+            6 => (any::<usize>(), vec(time, 0..4), 0..3_u64, any::<bool>(), 0..3600_i64).prop_map(
+                |(slice, times, new, more, late_s)| Step::Page { slice, times, new, more, late_s },
+            ),
+            2 => seconds.prop_map(Step::Pass),
+            1 => Just(Step::Kill),
+            1 => any::<usize>().prop_map(Step::DropCursor),
+            1 => Just(Step::AskAgain),
+        ]
+    }
+
+    fn run(state: &mut LaneState, rules: &LaneRules, now_s: &mut i64, step: &Step) {
+        let pick = |state: &LaneState, number: usize| state.slices[number % state.slices.len()].id;
+        match step {
+            Step::Page { slice, times, new, more, late_s } => {
+                let id = pick(state, *slice);
+                if state.slice(id).unwrap().walk.is_none() {
+                    state.split_tail(rules, *now_s);
+                    let query = state.slice(id).unwrap().next_query();
+                    state.begin_walk(id, query, now_s.saturating_sub(*late_s));
+                }
+                let cursor = more.then(|| Cursor::new("c".to_owned())).flatten();
+                let (times_s, new_entries) = (times.clone(), *new);
+                let shown = Shown { times_s, new_entries, cursor, more: *more };
+                if let Some(gap) = state.apply_page(rules, id, &shown, *now_s) {
+                    assert!(gap.from_s < gap.to_s && gap.to_s <= *now_s);
+                }
+            }
+            Step::Pass(seconds) => *now_s += seconds,
+            Step::Kill => {
+                let json = serde_json::to_vec(state).unwrap();
+                *state = serde_json::from_slice(&json).unwrap();
+            }
+            Step::DropCursor(slice) => state.drop_cursor(pick(state, *slice)),
+            Step::AskAgain => drop(state.ask_again(rules, *now_s, false)),
+        }
+    }
+
+    proptest! {
+        /// Whatever pages show, from the oldest second on each one is collected or lies in an open slice.
+        #[test]
+        fn no_second_is_ever_left_uncovered(
+            steps in vec(step(), 0..60), git in any::<bool>(), unlimited in any::<bool>(),
+        ) {
+            let mut rules = rules(if git { Lane::Git } else { Lane::Web });
+            rules.retention_s = rules.retention_s.filter(|_| !unlimited);
+            let (mut state, mut now_s) = (LaneState::begin(&rules, NOW), NOW);
+            let oldest_s = state.slices.iter().map(|slice| slice.from_s).min().unwrap();
+            for step in &steps {
+                run(&mut state, &rules, &mut now_s, step);
+                let mut covered = state.collected.clone();
+                for slice in &state.slices {
+                    covered.insert(slice.from_s, slice.to_s.unwrap_or(i64::MAX));
+                    prop_assert!(slice.next_query().from_s >= slice.from_s);
+                    prop_assert!(slice.to_s.is_none_or(|to| slice.restart_s() <= to));
+                    prop_assert!(slice.id < state.next_slice);
+                    let known = |id| state.backfills.iter().any(|backfill| backfill.id == id);
+                    prop_assert!(slice.backfill.is_none_or(known));
+                }
+                prop_assert_eq!(covered.as_slice(), [(oldest_s, i64::MAX)]);
+                let tails = state.slices.iter().filter(|slice| slice.kind == SliceKind::Tail);
+                prop_assert_eq!(tails.count(), 1);
+                prop_assert!(tail(&state).start_s <= now_s, "never into the future");
+            }
+        }
     }
 }

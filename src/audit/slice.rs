@@ -68,12 +68,18 @@ pub struct Slice {
 pub struct Walk {
     /// The query, exactly as asked.
     pub query: Query,
+    /// GitHub's now when the first page was asked for, epoch seconds: what happened since then may be missing in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_s: Option<i64>,
     /// Where to go on; `None`: from the query's beginning.
     pub cursor: Option<Cursor>,
     /// Entries of this walk that were new.
     pub new_entries: u64,
     /// Newest second seen in this walk.
     pub newest_s: Option<i64>,
+    /// Second of the walk's first entry that has a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_s: Option<i64>,
     /// Second of the walk's last entry.
     pub last_s: Option<i64>,
     /// Whether every entry of the walk so far carried a time, in non-descending order.

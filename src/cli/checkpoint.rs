@@ -236,9 +236,11 @@ mod tests {
         let query = Query { from_s: now_s - 600, to_s: None };
         lane.slices[0].walk = Some(Walk {
             query,
+            began_s: Some(now_s),
             cursor: crate::audit::Cursor::new("abc".to_owned()),
             new_entries: 12,
             newest_s: Some(now_s - 60),
+            first_s: None,
             last_s: Some(now_s - 60),
             in_order: true,
         });

@@ -76,6 +76,7 @@ pub fn show_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn durations() {
@@ -120,6 +121,22 @@ mod tests {
         }
         for bytes in [1, 1023, 1024, 8 << 20, 3 << 30] {
             assert_eq!(parse_bytes(&show_bytes(bytes)), Ok(bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_shown_is_read_back(millis in 0_u64..400_000_000_000, bytes in 1_u64..) {
+            let duration = Duration::from_millis(millis);
+            prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+            prop_assert_eq!(parse_bytes(&show_bytes(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in any::<String>(), like in "[-0-9 .dhmsywKMGiB]{0,24}") {
+            for text in [text, like] {
+                drop((parse_duration(&text), parse_bytes(&text)));
+            }
         }
     }
 }

@@ -375,8 +375,7 @@ impl Client {
         // a message that cannot be read does not change what the status says
         let body =
             self.body(&mut response, ERROR_BODY_BYTES_MAX, 1024, token).await.unwrap_or_default();
-        let (message, documentation_url) = denial::said(&body);
-        let message = denial::without_secret(&message, token.expose());
+        let (message, documentation_url) = denial::said(&body, token.expose());
         let verdict = judge(&Answer {
             status,
             headers: response.headers(),

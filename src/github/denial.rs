@@ -47,11 +47,17 @@ fn permission(kind: EntityKind) -> &'static str {
     }
 }
 
-/// The server's `message` and `documentation_url`; empty where the body is not JSON that has them.
-pub fn said(body: &[u8]) -> (String, String) {
+/// The server's `message` and `documentation_url`, without a secret that it echoes; empty where the body is not JSON that
+/// has them.
+pub fn said(body: &[u8], secret: &str) -> (String, String) {
     let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-    (printable(text("message")), printable(text("documentation_url")))
+    let text = |name: &str| {
+        let text = value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        // the secret before the length: half of it at the cut would not be recognised any more
+        let plain: String = text.chars().filter(|symbol| !symbol.is_control()).collect();
+        printable(&without_secret(&plain, secret))
+    };
+    (text("message"), text("documentation_url"))
 }
 
 /// Text from outside, fit for a log line: without control characters, shortened.
@@ -87,11 +93,24 @@ mod tests {
     #[test]
     fn what_a_server_says_is_made_printable_and_short() {
         let body = format!(r#"{{"message":"a\u0007\n\u001b[31m{}"}}"#, "b".repeat(1000));
-        let (message, url) = said(body.as_bytes());
+        let (message, url) = said(body.as_bytes(), "tok");
         assert!(message.starts_with("a[31mbbb") && message.len() == SAID_CHARS_MAX, "{message}");
         assert_eq!(url, "");
-        assert_eq!(said(b"<html>"), Default::default());
-        assert_eq!(said(br#"{"message":7}"#), Default::default());
+        assert_eq!(said(b"<html>", "tok"), Default::default());
+        assert_eq!(said(br#"{"message":7}"#, "tok"), Default::default());
         assert_eq!(without_secret("a tok b tok", "tok"), "a [secret] b [secret]");
+    }
+
+    /// Found by the fuzz target `answer_message`.
+    #[test]
+    fn no_part_of_an_echoed_secret_is_left_at_the_cut() {
+        let secret = "ghp_0123456789";
+        for before in SAID_CHARS_MAX - secret.len()..=SAID_CHARS_MAX {
+            for echoed in [secret, r"ghp_\u000001234\n56789"] {
+                let body = format!(r#"{{"message":"{}{echoed}"}}"#, "b".repeat(before));
+                let (message, _) = said(body.as_bytes(), secret);
+                assert!(!message.contains("gh"), "{message}");
+            }
+        }
     }
 }

@@ -201,6 +201,7 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW_S: i64 = 1_800_000_000;
 
@@ -326,5 +327,40 @@ mod tests {
         assert_eq!(Budget::from_headers(&headers), Some(expected));
         headers.insert("x-ratelimit-remaining", "-1".parse().unwrap());
         assert_eq!(Budget::from_headers(&headers), None);
+    }
+
+    proptest! {
+        /// Whatever an answer says, it makes a bounded wait or a clear word; a page only with 200.
+        #[test]
+        fn any_answer_is_judged(
+            status in prop_oneof![100_u16..1000, Just(403), Just(429)],
+            values in prop::collection::vec((0_usize..5, "[ -~]{0,30}|[0-9]{1,21}"), 0..6),
+            texts in any::<[String; 2]>(), now_s in any::<i64>(), secondary_in_a_row in any::<u32>(),
+        ) {
+            const NAMES: [&str; 5] =
+                ["retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-github-sso"];
+            let mut headers = HeaderMap::new();
+            for (name, value) in values {
+                headers.append(http::HeaderName::from_static(NAMES[name]), value.parse().unwrap());
+            }
+            prop_assert!(Budget::from_headers(&headers).is_none_or(|budget| budget.reset_s >= 0));
+            let [message, documentation_url] = &texts;
+            let verdict = judge(&Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: &headers, message, documentation_url, now_s, secondary_in_a_row,
+            });
+            prop_assert_eq!(verdict == Verdict::Accepted, status == 200);
+            if let Verdict::RateLimited { wait, .. } = verdict {
+                prop_assert!((Duration::from_secs(1)..=WAIT_MAX).contains(&wait));
+            }
+        }
+
+        #[test]
+        fn dates_are_read_back(seconds in 0_u64..253_402_300_800, text in any::<String>()) {
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            let expected = i64::try_from(seconds * 1000).ok();
+            prop_assert_eq!(date_ms(&httpdate::fmt_http_date(time)), expected);
+            prop_assert!(date_ms(&text).is_none_or(|ms| ms >= 0));
+        }
     }
 }

@@ -5,7 +5,7 @@
 use super::consumer::{ReadError, ReadFrom, RecordView, TopicReader};
 use super::scout::{Ended, blocking};
 use super::settings::Settings;
-use crate::audit::checkpoint::{DecodeError, GENESIS_KEY};
+use crate::audit::checkpoint::{DecodeError, GENESIS_KEY, owner_key};
 use crate::audit::{Checkpoint, EntityName, Genesis, Owner, Topic, header};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -173,6 +173,9 @@ impl Latest {
             } else if let Some(number) = key.strip_prefix("#owner/") {
                 let owner = Owner::decode(&value).map_err(|source| place.damaged(&key, source))?;
                 let right = number.parse().map_err(|_| place.unknown(&key))?;
+                if owner_key(right) != key {
+                    return Err(place.unknown(&key));
+                }
                 place.check(&key, right)?;
                 restored.owners.insert(partition, owner);
             } else {
@@ -291,7 +294,9 @@ pub(super) fn read_genesis(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::checkpoint::owner_key;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
 
     fn place(partition: i32) -> Place<'static> {
         Place { topic: "t", partition, count: 12 }
@@ -356,12 +361,57 @@ mod tests {
             (restored(3, &[("#owner/3", Some(newer))]), "start the newer ghauditd"),
             (restored(3, &[("#owner/4", Some(owner("a")))]), "belongs in partition 4"),
             (restored(home, &[("acme", Some(b"{".to_vec()))]), "cannot be read"),
+            (restored(3, &[("#owner/03", Some(owner("a")))]), "does not know"),
             (restored(0, &[("#lease/1", Some(b"{}".to_vec()))]), "does not know"),
             (restored(0, &[("Not An Entity", Some(b"{}".to_vec()))]), "does not know"),
         ];
         for (result, words) in rows {
             let error = result.unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            vec(any::<u8>(), 0..60),
+            Just(checkpoint("acme", 3)),
+            Just(owner("a")),
+            Just(br#"{"version":1,"instance":"i","topics":{},"created_ms":0}"#.to_vec()),
+        ]
+    }
+
+    proptest! {
+        /// Whatever stands in the topic is refused, or is exactly the last record of each key.
+        #[test]
+        fn arbitrary_records_are_refused_or_are_what_they_say(
+            partition in 0..12_i32,
+            records in vec((prop_oneof![
+                Just("acme".to_owned()), Just(GENESIS_KEY.to_owned()), (0..12).prop_map(owner_key),
+                "#owner/.{0,5}", any::<String>(),
+            ], option::of(bytes())), 0..4),
+        ) {
+            let borrowed: Vec<_> =
+                records.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+            let last: BTreeMap<_, _> = borrowed.iter().cloned().collect();
+            let Ok(restored) = restored(partition, &borrowed) else { return Ok(()) };
+            let mut found = BTreeMap::new();
+            for (name, checkpoint) in &restored.checkpoints {
+                prop_assert_eq!(name.partition(12), partition);
+                found.insert(name.as_str().to_owned(), checkpoint.encode());
+            }
+            for (number, owner) in &restored.owners {
+                prop_assert_eq!(*number, partition);
+                found.insert(owner_key(*number), owner.encode());
+            }
+            if let Some(genesis) = &restored.genesis {
+                prop_assert_eq!(partition, 0);
+                found.insert(GENESIS_KEY.to_owned(), genesis.encode());
+            }
+            let expected: BTreeMap<_, _> = last
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+                .collect();
+            prop_assert_eq!(found, expected);
         }
     }
 }

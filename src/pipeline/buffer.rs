@@ -2,6 +2,7 @@
 
 use super::plan::Fetched;
 use super::schedule::Ahead;
+use crate::audit::slice::Walk;
 use crate::audit::{Entry, Lane, SliceKind};
 use crate::github::Next;
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,16 +161,23 @@ impl Buffer {
         *self = Self::new(self.pages_max, self.bytes_max);
     }
 
-    /// Whether a walk by counted pages has not got past its first second: committed now, it would begin there again, and
-    /// never get further.
+    /// Whether a walk by counted pages would start where it started before if it were committed now, and never get
+    /// further: not past its first second, or showing times that are missing or out of order.
     pub fn is_stuck(&self) -> bool {
         let mut looked_at = BTreeSet::new();
         self.waiting.iter().rev().any(|fetched| {
             let is_last = looked_at.insert((fetched.lane, fetched.slice));
             let counted = matches!(fetched.page.next, Some(Next::Page(_)));
-            let last = fetched.page.entries.iter().rev().find_map(Entry::time_ms);
-            is_last && counted && last.is_none_or(|ms| ms.div_euclid(1000) <= fetched.query.from_s)
+            is_last && counted && self.restart_s(fetched) <= fetched.query.from_s
         })
+    }
+
+    /// Where the walk of a page starts again when all of it that waits is committed.
+    fn restart_s(&self, last: &Fetched) -> i64 {
+        let of_walk = |it: &&Fetched| (it.lane, it.slice) == (last.lane, last.slice);
+        let entries = self.waiting.iter().filter(of_walk).flat_map(|it| &it.page.entries);
+        let times_s = entries.map(|entry| entry.time_ms().map(|ms| ms.div_euclid(1000)));
+        Walk::restart_after(last.query, times_s, last.answered_s)
     }
 
     fn bytes(&self) -> usize {
@@ -212,6 +220,8 @@ mod tests {
             began: false,
             page,
             dead_letter: false,
+            asked_s: 1_790_000_000,
+            answered_s: 1_790_000_000,
             fetched_mono_ms: 0,
         }
     }
@@ -232,6 +242,28 @@ mod tests {
         push(&mut buffer, fetched(1, 101, Some(Next::Page(50))));
         assert!(!buffer.is_stuck());
         assert!(buffer.is_full());
+    }
+
+    /// Found by the fuzz target `lanes_beside_a_list`: committed early, such a walk never ended.
+    #[test]
+    fn a_walk_by_counted_pages_that_would_start_over_is_held() {
+        let mut buffer = Buffer::new(1, 1000);
+        push(&mut buffer, fetched(1, 499, Some(Next::Page(2))));
+        assert!(buffer.is_stuck(), "one second does not tell the order");
+        push(&mut buffer, fetched(1, 500, Some(Next::Page(3))));
+        push(&mut buffer, fetched(2, 500, None));
+        assert!(!buffer.is_stuck());
+        let mut timeless = fetched(1, 500, Some(Next::Page(4)));
+        timeless.page.entries.extend([Entry::opaque(Bytes::from_static(b"{}"))]);
+        push(&mut buffer, timeless);
+        assert!(buffer.is_stuck(), "an entry without a time");
+        let mut buffer = Buffer::new(1, 1000);
+        push(&mut buffer, fetched(1, 500, Some(Next::Page(2))));
+        push(&mut buffer, fetched(1, 400, Some(Next::Page(3))));
+        assert!(buffer.is_stuck(), "newest first");
+        let mut buffer = Buffer::new(1, 1000);
+        push(&mut buffer, fetched(2, 4_070_908_800, Some(Next::Page(2))));
+        assert!(buffer.is_stuck(), "dated 2099");
     }
 
     #[test]

@@ -376,6 +376,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if wanted.kind == SliceKind::Tail && page.next.is_none() {
             self.schedule_poll(wanted.lane, page.entries.len());
         }
+        let now = mono_ms();
+        let answered_ms = self.clock.now_ms(now);
         let fetched = Fetched {
             lane: wanted.lane,
             slice: wanted.slice,
@@ -383,7 +385,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
             began: wanted.began,
             page,
             dead_letter,
-            fetched_mono_ms: mono_ms(),
+            asked_s: wanted.asked_s,
+            answered_s: answered_ms.map_or(wanted.asked_s, |ms| ms.div_euclid(1000)),
+            fetched_mono_ms: now,
         };
         if !self.buffer.push(fetched, wanted.next.as_ref(), wanted.kind) {
             let message = "the page names its own cursor as the next one".to_owned();

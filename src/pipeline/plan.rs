@@ -29,6 +29,10 @@ pub struct Fetched {
     pub page: Page,
     /// Whether its one entry is a page that cannot be cut, for the dead-letter topic.
     pub dead_letter: bool,
+    /// GitHub's now when it was asked for, epoch seconds.
+    pub asked_s: i64,
+    /// GitHub's now when the answer had come, epoch seconds: what the page says, it says of then, not of the commit.
+    pub answered_s: i64,
     /// Monotonic time of the answer, milliseconds.
     pub fetched_mono_ms: i64,
 }
@@ -153,9 +157,9 @@ impl Plan<'_> {
         };
         if let Some(lane) = self.out.next.lanes.get_mut(&fetched.lane) {
             if fetched.began {
-                lane.begin_walk(fetched.slice, fetched.query);
+                lane.begin_walk(fetched.slice, fetched.query, fetched.asked_s);
             }
-            let now_s = self.clocks.now_s();
+            let now_s = fetched.answered_s;
             let unread_s = lane.slice(fetched.slice).map_or(now_s, crate::audit::Slice::unread_s);
             let expired = lane.apply_page(&rules, fetched.slice, &shown, now_s);
             if let Some(expired) = expired {
@@ -312,6 +316,8 @@ mod tests {
             began: true,
             page,
             dead_letter: false,
+            asked_s: NOW_MS / 1000 - 1,
+            answered_s: NOW_MS / 1000,
             fetched_mono_ms: 0,
         }
     }
@@ -384,6 +390,21 @@ mod tests {
         );
         let last = planned.batch.records.last().unwrap();
         assert_eq!(Checkpoint::decode(last.value.as_ref().unwrap()).unwrap(), planned.next);
+    }
+
+    /// A broker that is away costs nothing but time, however long the fetched pages wait for it.
+    #[test]
+    fn a_page_that_is_committed_an_hour_late_says_nothing_of_that_hour() {
+        let context = context();
+        let late = Clocks { github_now_ms: NOW_MS + 3_600_000, ..clocks() };
+        let pages = [fetched(vec![entry("a", "{}")])];
+        let planned = plan(&context, &state(&context), &pages, late, |_, _, _, _| {
+            Ok::<_, std::convert::Infallible>(crate::audit::seen::Verdict::New)
+        })
+        .unwrap();
+        let tail = planned.next.lanes[&Lane::Web].slice(1).unwrap();
+        assert_eq!(tail.start_s, NOW_MS / 1000 - 2, "the newest second less one");
+        assert_eq!(planned.next.github_now_ms, Some(late.github_now_ms));
     }
 
     #[test]

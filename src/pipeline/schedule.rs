@@ -53,6 +53,8 @@ pub struct Wanted {
     pub next: Option<Next>,
     /// Whether it is the first page of a new walk.
     pub began: bool,
+    /// GitHub's now when it was chosen, epoch seconds.
+    pub asked_s: i64,
 }
 
 /// What to do next.
@@ -178,6 +180,7 @@ fn wanted(view: &View<'_>, lane: Lane, slice: &Slice) -> Option<Wanted> {
         query,
         next,
         began,
+        asked_s: view.now_s,
     };
     match view.ahead.get(&(lane, slice.id)) {
         Some(Ahead::Blocked) => return None,
