@@ -245,7 +245,12 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        // the errors among these lines come through `error` too, and are said there
+        // the errors among these lines come through `error` too, and are said there; but for this one, which is not
+        // always followed by an error: what a plaintext client on a TLS port gets
+        if fac == "FAIL" && message.contains(" in state APIVERSION_QUERY") {
+            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+            self.ears.hear(Trouble::AllDown, text);
+        }
         match level {
             _ if fac == "CONFWARN" => {}
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info => {
@@ -383,11 +388,26 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_closed_at_the_first_question_is_heard_without_an_error() {
+        let ears = Arc::new(Ears::default());
+        let line = "[thrd:k:1/bootstrap]: k:1/bootstrap: Disconnected: connection closed by peer: receive 0 after \
+                    POLLIN (after 2ms in state APIVERSION_QUERY)";
+        Context::new(Arc::clone(&ears)).log(RDKafkaLogLevel::Info, "FAIL", line);
+        let told = ears.explain().unwrap();
+        assert!(
+            told.contains("the port may expect TLS") && told.contains("librdkafka: k:1"),
+            "{told}"
+        );
+    }
+
+    #[test]
     fn an_outage_is_told_once_and_so_is_the_next_one() {
         let contact = Contact::default();
         let told = || lock(&contact.0.told).len();
         let clients = [(); 3].map(|()| Ears::new(contact.clone()));
-        clients.iter().for_each(|ears| ears.hear(Trouble::Connection, "x"));
+        for ears in &clients {
+            ears.hear(Trouble::Connection, "x");
+        }
         assert_eq!(told(), 1);
         // less telling, and another trouble
         clients[0].hear(Trouble::AllDown, "y");

@@ -218,21 +218,27 @@ async fn seen_ids_of_another_cluster_are_not_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_the_archive_costs_only_time() {
-    let mut world =
-        world("full-archive", vec![entity("acme", 1_000, 30, 5.0)], Faults::default()).await;
+    let entities = vec![entity("acme", 1_000, 100, 5.0)];
+    let mut world = world("full-archive", entities, Faults::default()).await;
     let folder = world.archive_dir();
     let Some(disk) = world.daemon.start_on_full_disk(&folder, 8 << 20) else { return };
     let words = ["archive", "degraded", folder.to_str().unwrap(), "free space"];
     world.daemon.not_ready(&words, LONG).await;
+    disk.free();
+    world.daemon.ready(LONG).await;
+    disk.fill();
+    let words = ["archive", "degraded", "store a segment", folder.to_str().unwrap(), "free space"];
+    world.daemon.not_ready(&words, LONG).await;
+    visible(&world, 2 * 1_100).await;
     world.collected(LONG).await;
     assert_each_once(&world).await;
     disk.free();
-    world.daemon.ready(LONG).await;
     wait_until(LONG, "all is archived", async || {
         world.archive_differences_in(disk.path()).missing.is_empty()
     })
     .await;
     assert_eq!(world.archive_differences_in(disk.path()), Differences::default());
+    world.daemon.ready(LONG).await;
     let log = world.daemon.log();
     let told = log.lines().filter(|it| it.contains("WARN") && it.contains("file system is full"));
     let told: Vec<&str> = told.collect();
