@@ -4,7 +4,6 @@
 //! is away only costs time: the daemon says so on its pages and waits. Order of a stop: the loops end after what they
 //! are committing, then the seen ids are made durable, then the producers close.
 
-use crate::audit::lane::LaneRules;
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
 use crate::github::EntitySettings;
@@ -341,12 +340,8 @@ async fn keep_durable(
 }
 
 fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> EntityContext {
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let rules = |lane: &crate::github::LaneSettings| LaneRules {
-        lane: lane.lane,
-        retention_s: lane.retention.map(seconds),
-        settling_s: seconds(config.collect.settling),
-    };
+    let rules =
+        |lane: &crate::github::LaneSettings| config.collect.rules(lane.lane, lane.retention);
     let base = config.servers.get(&entity.server).map_or("", |server| server.base_url.as_str());
     let base = base.trim_end_matches('/');
     let source = format!("{base}/{}/{}", entity.kind.path_segment(), entity.slug);

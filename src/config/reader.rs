@@ -234,6 +234,15 @@ impl<'a> Table<'a> {
             self.wrong_type(key, "a duration in quotes, such as \"10m\" or \"180d\"", value);
             return None;
         };
+        self.duration_of(key, text, &range)
+    }
+
+    fn duration_of(
+        &mut self,
+        key: &'static str,
+        text: &str,
+        range: &RangeInclusive<Duration>,
+    ) -> Option<Duration> {
         match parse_duration(text) {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(duration) => {
@@ -265,6 +274,19 @@ impl<'a> Table<'a> {
             return None;
         }
         self.duration(key, range).or(default)
+    }
+
+    /// A list of durations within a range, or one duration.
+    pub(super) fn durations(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Vec<Duration>> {
+        let texts = self.texts(key)?;
+        let texts = texts.iter().filter(|text| !text.is_empty());
+        // every fault is told, so none ends the list
+        let read: Vec<_> = texts.map(|text| self.duration_of(key, text, &range)).collect();
+        read.into_iter().collect()
     }
 
     /// A size in bytes within a range.

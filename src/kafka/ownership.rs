@@ -15,7 +15,7 @@ use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
 use super::{Sink as _, SinkError};
-use crate::audit::checkpoint::{GENESIS_KEY, VERSION, owner_key};
+use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, VERSION, owner_key};
 use crate::audit::{Batch, Checkpoint, EntityName, Genesis, Owner, Record, Topic};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
@@ -119,7 +119,9 @@ impl StartError {
     /// Whether trying again later can help without anyone doing anything: the brokers are away.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Topics(TopicError::Unreachable(ScoutError::Unreachable { .. }))
+            Self::Topics(
+                TopicError::NotNow { .. } | TopicError::Unreachable(ScoutError::Unreachable { .. }),
+            )
             | Self::Open(OpenError::Unreachable { .. }) => true,
             Self::Topics(TopicError::Unreachable(ScoutError::Read(error))) => error.is_retriable(),
             Self::Restore(error) => error.is_retriable(),
@@ -278,7 +280,7 @@ impl Ownership {
             return Ok(genesis);
         }
         let genesis = Genesis {
-            version: VERSION,
+            version: STATE_VERSION,
             instance: random_id(),
             topics: topics.iter().map(|topic| (topic.name.clone(), topic.partitions)).collect(),
             created_ms: wall_ms(),
@@ -475,7 +477,7 @@ fn this_process() -> Owner {
     // no name is worth a failed start
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Owner {
-        version: VERSION,
+        version: STATE_VERSION,
         run: random_id(),
         host: host.trim().to_owned(),
         pid: std::process::id(),

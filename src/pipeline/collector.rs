@@ -371,6 +371,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
 
     fn accept(&mut self, wanted: Wanted, page: Page, dead_letter: bool) {
         self.last_was_tail = wanted.kind == SliceKind::Tail;
+        self.parts.metrics.slice_page(&self.parts.context.name, wanted.lane, wanted.kind);
         self.per_page = PER_PAGE;
         self.uncuttable = None;
         if wanted.kind == SliceKind::Tail && page.next.is_none() {

@@ -234,6 +234,28 @@ impl TopicReader {
         Ok(self.fetch_watermarks(&self.uncommitted, topic, partition)?.1)
     }
 
+    /// The offset of the first record whose timestamp is `at_ms` (epoch milliseconds) or later; `None` where there is none.
+    pub fn offset_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        at_ms: i64,
+    ) -> Result<Option<i64>, ReadError> {
+        let failed = |error: KafkaError| ReadError::Client { message: error.to_string() };
+        let mut asked = TopicPartitionList::with_capacity(1);
+        // librdkafka takes a time in the place of an offset here, and none before the epoch
+        let time = Offset::Offset(at_ms.max(0));
+        asked.add_partition_offset(topic, partition, time).map_err(failed)?;
+        let found =
+            self.retry(&self.committed, &format!("times of {topic}/{partition}"), || {
+                self.committed.kafka.offsets_for_times(asked.clone(), CALL_TIMEOUT)
+            })?;
+        Ok(found.find_partition(topic, partition).and_then(|found| match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
     /// See [`read_to_end`].
     pub fn read_to_end(
         &self,

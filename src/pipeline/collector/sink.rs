@@ -145,6 +145,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
             }
         }
+        for late in &planned.late {
+            let late_s = i32::try_from(late.late_s).unwrap_or(i32::MAX);
+            metrics.late(name, late.lane, &late.action, f64::from(late_s));
+        }
         if planned.counts.values().any(|counts| counts.dead_letters > 0) {
             for letter in self.buffer.staged().iter().filter(|fetched| fetched.dead_letter) {
                 let id = letter.page.entries.first().map(|entry| derived_id(&entry.body));
