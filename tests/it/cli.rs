@@ -425,6 +425,8 @@ fn the_metrics_page_and_its_document() {
     let metrics = ghauditd::metrics::Metrics::default();
     let acme = EntityName::try_from("acme".to_owned()).unwrap();
     metrics.page(&acme, Lane::Web, 100, 70_000);
+    metrics.slice_page(&acme, Lane::Web, SliceKind::Sweep);
+    metrics.late(&acme, Lane::Web, "repo.create", 700.0);
     metrics.request(&acme, "ok", 0.2);
     metrics.request(&acme, "timeout", 30.0);
     metrics.budget(&acme, 1750, 1700);
