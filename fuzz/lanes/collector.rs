@@ -290,6 +290,7 @@ impl Collector {
             ahead: self.buffer.ahead(),
             tail_due_mono_ms: &self.tail_due,
             last_was_tail: self.last_was_tail,
+            has_leisure: true,
             now_s,
             mono_ms: self.mono_ms,
         });

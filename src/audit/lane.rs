@@ -34,12 +34,13 @@ pub struct LaneRules {
 }
 
 impl LaneRules {
-    /// Longest backfill slice: a few for the whole retention, so that a lost cursor costs little.
+    /// Longest slice: a few for the whole retention, so that a lost cursor costs little and the checkpoint stays small.
     pub(super) fn slice_span_s(&self) -> i64 {
-        match self.lane {
+        let least_s = match self.lane {
             Lane::Web => 30 * DAY_S,
             Lane::Git => DAY_S,
-        }
+        };
+        self.retention_s.map_or(least_s, |retention| least_s.max(retention / 30))
     }
 
     /// Before this second, GitHub has deleted everything at `now_s`.
@@ -119,7 +120,15 @@ impl LaneState {
     }
 
     /// Opens slices for backfills that were wholly empty and are due to be asked again; true when something changed.
+    ///
+    /// One whose time GitHub can no longer have is not asked again.
     pub fn ask_again(&mut self, rules: &LaneRules, now_s: i64, credentials_changed: bool) -> bool {
+        let known = self.backfills.len();
+        if let Some(edge_s) = rules.edge_s(now_s) {
+            let oldest_s = edge_s.saturating_sub(RETENTION_SLACK_S);
+            self.backfills.retain(|it| it.empty_at_s.is_none() || it.to_s > oldest_s);
+        }
+        let forgotten = self.backfills.len() < known;
         let due: Vec<_> = self
             .backfills
             .iter_mut()
@@ -136,7 +145,7 @@ impl LaneState {
         for &(id, from_s, to_s) in &due {
             self.push_backfill_slices(rules, (id, now_s), from_s, to_s, from_s);
         }
-        !due.is_empty()
+        forgotten || !due.is_empty()
     }
 
     /// Begins a new walk of a slice, as its first page is applied, which was asked for at `asked_s`.
@@ -244,6 +253,8 @@ impl LaneState {
             && backfill.entries == 0
         {
             backfill.empty_at_s = Some(now_s);
+            // it has been read: what expires before it is asked again is no gap
+            backfill.gap_floor_s = backfill.to_s;
         } else {
             self.backfills.retain(|backfill| backfill.id != id);
         }
@@ -355,8 +366,8 @@ impl Slice {
 
     /// What of this slice has expired unread at an answer at `now_s` and has not been recorded.
     fn expired(&self, rules: &LaneRules, floor_s: i64, now_s: i64) -> Option<Expired> {
-        // what a later sweep misses was read twice before
-        if self.sweep_age_s.is_some_and(|age| age != rules.settling_s) {
+        // whatever a sweep of a greater age misses, the one of the settling age is to read before it
+        if self.sweep_age_s.is_some_and(|age| age > rules.settling_s) {
             return None;
         }
         let edge_s = rules.edge_s(now_s)?;
@@ -612,6 +623,27 @@ mod tests {
         assert_eq!(spans.first().unwrap().0, NOW - 31);
         assert_eq!(spans.last().unwrap().1, later - 600);
         assert!(spans.windows(2).all(|pair| pair[0].1 == pair[1].0));
+    }
+
+    /// An organization without Git events: asked again each day, never told as a loss, and forgotten at last.
+    #[test]
+    fn a_lane_that_is_empty_for_ever_records_no_gap_and_does_not_grow() {
+        let rules = rules(Lane::Git);
+        let mut state = LaneState::begin(&rules, NOW);
+        let (mut most_backfills, mut now) = (0, NOW);
+        for hour in 0..60 * 24 {
+            now = NOW + hour * 3600;
+            state.split_tail(&rules, now);
+            state.ask_again(&rules, now, false);
+            let ids: Vec<_> = state.slices.iter().map(|slice| slice.id).collect();
+            for id in ids {
+                assert_eq!(page(&mut state, &rules, id, &[], 0, false, now), None, "hour {hour}");
+            }
+            most_backfills = most_backfills.max(state.backfills.len());
+        }
+        assert!(state.lowest_edge_s().unwrap() > now - 3600, "{state:?}");
+        let kept = usize::try_from((RETENTION_SLACK_S + 8 * DAY_S) / 3600).unwrap();
+        assert!(most_backfills <= kept && state.backfills.iter().all(|it| it.id > 1), "{state:?}");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use super::lane::LaneRules;
 use super::slice::{Slice, SliceKind};
 use serde::{Deserialize, Serialize};
 
-/// A sweep reads at least this much of its age at once, so that few requests show little.
+/// What is kept for ever is read again up to this age: behind it nobody knows any more what was committed.
+const UNLIMITED_S: i64 = 180 * 86_400;
+/// A sweep reads at least this part of its age at once, so that few requests show little.
 const SPANS_PER_AGE: i64 = 24;
 /// The last look reads at most this part of the time that it has before expiry at once.
 const SPANS_PER_LAST_LOOK: i64 = 4;
@@ -100,6 +102,21 @@ struct Due {
     to_s: i64,
 }
 
+impl LaneRules {
+    /// Before this second nothing is read again: GitHub has deleted it, or it is too old for us.
+    fn oldest_kept_s(&self, now_s: i64) -> i64 {
+        self.edge_s(now_s).unwrap_or_else(|| now_s.saturating_sub(UNLIMITED_S))
+    }
+
+    /// Where sweeps of an age begin. At the settling age behind GitHub's edge too: what was lost there must be told.
+    fn sweep_floor_s(&self, age_s: i64, now_s: i64) -> i64 {
+        if self.sweeps.settling_s() == Some(age_s) && self.retention_s.is_some() {
+            return i64::MIN;
+        }
+        self.oldest_kept_s(now_s)
+    }
+}
+
 impl LaneState {
     /// Whether [`Self::open_sweeps`] would change something.
     pub fn is_sweep_due(&self, rules: &LaneRules, now_s: i64) -> bool {
@@ -112,6 +129,7 @@ impl LaneState {
         let mut changed = self.adopt_ages(rules, now_s);
         for &age_s in rules.sweeps.as_slice() {
             if let Some(due) = self.due(rules, age_s, now_s) {
+                self.forget_expired(rules, age_s, now_s);
                 self.push_sweep(due.age_s, due.from_s, due.to_s, now_s);
                 changed = true;
             }
@@ -132,8 +150,23 @@ impl LaneState {
     pub fn frontier_s(&self, rules: &LaneRules, now_s: i64) -> Option<i64> {
         let settling_s = rules.sweeps.settling_s()?;
         let swept = self.swept.iter().find(|swept| swept.age_s == settling_s)?;
-        let oldest_s = rules.edge_s(now_s).unwrap_or(i64::MIN).max(self.oldest_s());
+        let oldest_s = rules.oldest_kept_s(now_s).max(self.oldest_s());
         Some(swept.spans.first_missing(oldest_s))
+    }
+
+    /// Whether a sweep is due that has a deadline.
+    pub fn is_last_look_due(&self, rules: &LaneRules, now_s: i64) -> bool {
+        let mut ages =
+            rules.sweeps.as_slice().iter().filter(|age| rules.sweeps.has_deadline(**age));
+        ages.any(|&age| self.due(rules, age, now_s).is_some())
+    }
+
+    /// What no sweep of this age will read any more leaves no hole in what it has read: there would be one more each time.
+    fn forget_expired(&mut self, rules: &LaneRules, age_s: i64, now_s: i64) {
+        let (oldest_s, floor_s) = (self.oldest_s(), rules.sweep_floor_s(age_s, now_s));
+        if let Some(swept) = self.swept.iter_mut().find(|swept| swept.age_s == age_s) {
+            swept.spans.insert(oldest_s, floor_s);
+        }
     }
 
     fn knows_ages(&self, rules: &LaneRules) -> bool {
@@ -141,8 +174,8 @@ impl LaneState {
         known.eq(rules.sweeps.as_slice().iter().copied())
     }
 
-    /// Makes the list of ages that of the rules. What was read at a greater age was read at a new, smaller one too; what GitHub
-    /// had deleted before an age was configured cannot be owed at it.
+    /// Makes the list of ages that of the rules. What was read at a greater age was read at a new, smaller one too. What
+    /// GitHub had deleted before there were sweeps, or what was read after settling before it was deleted, is not owed.
     fn adopt_ages(&mut self, rules: &LaneRules, now_s: i64) -> bool {
         if self.knows_ages(rules) {
             return false;
@@ -162,8 +195,15 @@ impl LaneState {
                         spans.insert(from_s, to_s);
                     }
                 }
-                if let Some(edge_s) = rules.edge_s(now_s) {
-                    spans.insert(self.oldest_s(), edge_s);
+                let edge_s = rules.oldest_kept_s(now_s);
+                match known.first() {
+                    // what expires while the first of them is asked for cannot be saved by anyone
+                    None => spans.insert(self.oldest_s(), edge_s.saturating_add(rules.settling_s)),
+                    Some(settled) => settled
+                        .spans
+                        .as_slice()
+                        .iter()
+                        .for_each(|&(from_s, to_s)| spans.insert(from_s, to_s.min(edge_s))),
                 }
                 Swept { age_s, spans }
             })
@@ -185,23 +225,32 @@ impl LaneState {
         }
         let swept = &self.swept.iter().find(|swept| swept.age_s == age_s)?.spans;
         let aged_s = now_s.saturating_sub(age_s);
-        // only what must be told when it is lost is read behind the edge
-        let is_settling = rules.sweeps.settling_s() == Some(age_s);
-        let floor_s = rules.edge_s(now_s).filter(|_| !is_settling).unwrap_or(i64::MIN);
+        let floor_s = rules.sweep_floor_s(age_s, now_s);
         let (from_s, end_s) = self.collected.as_slice().iter().find_map(|&(a, b)| {
             let from_s = swept.first_missing(a.max(floor_s));
             (from_s < b.min(aged_s)).then_some((from_s, b))
         })?;
-        let next_swept_s = swept.next_after(from_s).unwrap_or(i64::MAX);
-        let end_s = end_s.min(next_swept_s);
         let span_s = rules.sweeps.span_s(age_s);
-        if aged_s < end_s && aged_s.saturating_sub(from_s) < span_s {
+        // more will come to it: the tail goes on from where it ends
+        let grows = self.slices.iter().any(|slice| slice.to_s.is_none() && slice.start_s <= end_s);
+        let next_swept_s = swept.next_after(from_s).unwrap_or(i64::MAX);
+        let ready_s = end_s.min(aged_s);
+        let more_will_come = (aged_s < end_s || grows) && next_swept_s >= ready_s;
+        if more_will_come && ready_s.saturating_sub(from_s) < span_s {
             return None;
         }
+        let end_s = end_s.min(next_swept_s);
         let overdue_s = aged_s.saturating_sub(from_s);
         let most_s = span_s.max(overdue_s / SPANS_PER_BACKLOG).min(rules.slice_span_s());
         let to_s = from_s.saturating_add(most_s).min(end_s).min(aged_s);
-        Some(Due { age_s, from_s, to_s })
+        // what is being read at a smaller age now may be old enough to count for this one too
+        let waits = !rules.sweeps.has_deadline(age_s)
+            && self.slices.iter().any(|slice| {
+                slice.sweep_age_s.is_some_and(|age| age < age_s)
+                    && slice.from_s < to_s
+                    && slice.to_s.is_some_and(|end| from_s < end)
+            });
+        (!waits).then_some(Due { age_s, from_s, to_s })
     }
 
     fn push_sweep(&mut self, age_s: i64, from_s: i64, to_s: i64, now_s: i64) {
@@ -337,13 +386,73 @@ mod tests {
         let later = NOW + 8 * DAY_S;
         assert_eq!(lane.frontier_s(&rules, later), None);
         let log = vec![(day, NOW + 1), (later - 2 * DAY_S, later - DAY_S)];
+        // opened in one moment, asked for in another
+        lane.split_tail(&rules, later);
+        lane.open_sweeps(&rules, later);
         let mut gaps = Vec::new();
-        for minute in 0..100 {
+        for minute in 5..100 {
             gaps.extend(turn(&mut lane, &rules, &log, &mut known, later + minute * 60));
         }
         assert_eq!(gaps, []);
         assert_eq!(known, BTreeSet::from([1]), "the first has expired");
         assert!(lane.frontier_s(&rules, later + 6000).unwrap() > later - HOUR_S);
+    }
+
+    /// The tail is read once or twice a minute; sweeps of an idle lane must not add as much again.
+    #[test]
+    fn an_idle_day_costs_few_sweeps() {
+        let rules = rules();
+        let (mut lane, log, mut known) =
+            (LaneState::begin(&rules, NOW), Log::new(), BTreeSet::new());
+        turn(&mut lane, &rules, &log, &mut known, NOW);
+        let before = lane.next_slice;
+        for minute in 0..24 * 60 {
+            turn(&mut lane, &rules, &log, &mut known, NOW + minute * 60);
+        }
+        let sweeps = lane.next_slice - before;
+        assert!(
+            (100..=200).contains(&sweeps),
+            "{sweeps} sweeps: 144 at settling, 24 at a day, 8 last looks"
+        );
+    }
+
+    #[test]
+    fn another_settling_age_forgives_nothing_that_was_owed() {
+        let owed = |new_settling: i64| {
+            let old = rules();
+            let (mut lane, log, mut known) =
+                (LaneState::begin(&old, NOW), Log::new(), BTreeSet::new());
+            turn(&mut lane, &old, &log, &mut known, NOW);
+            let tail = lane.slices.iter().find(|slice| slice.kind == SliceKind::Tail).unwrap().id;
+            walk(&mut lane, &old, tail, &log, &mut known, NOW + 600);
+            let sweeps = SweepAges::new(new_settling, &[DAY_S], old.retention_s, Some(12 * HOUR_S));
+            let new = LaneRules { settling_s: new_settling, sweeps, ..old };
+            let gaps = turn(&mut lane, &new, &log, &mut known, NOW + 8 * DAY_S);
+            (gaps.first().map(|gap| gap.from_s), gaps.last().map(|gap| gap.to_s))
+        };
+        assert_eq!(owed(600), (Some(NOW - 600), Some(NOW)));
+        assert_eq!(owed(900), (Some(NOW - 600), Some(NOW)));
+    }
+
+    #[test]
+    fn what_is_kept_for_ever_is_read_again_as_far_as_fingerprints_reach() {
+        let sweeps = SweepAges::new(600, &[DAY_S], None, None);
+        let rules = LaneRules { retention_s: None, sweeps, ..rules() };
+        let (mut lane, log, mut known) =
+            (LaneState::begin(&rules, NOW), Log::new(), BTreeSet::new());
+        turn(&mut lane, &rules, &log, &mut known, NOW);
+        lane.swept.clear();
+        let later = NOW + HOUR_S;
+        let mut lowest = i64::MAX;
+        for _ in 0..200 {
+            lane.open_sweeps(&rules, later);
+            let sweep = lane.slices.iter().find(|slice| slice.kind == SliceKind::Sweep);
+            let Some((id, from_s)) = sweep.map(|slice| (slice.id, slice.from_s)) else { break };
+            lowest = lowest.min(from_s);
+            walk(&mut lane, &rules, id, &log, &mut known, later);
+        }
+        assert_eq!(lowest, later - UNLIMITED_S + 600);
+        assert!(!lane.is_sweep_due(&rules, later));
     }
 
     #[test]

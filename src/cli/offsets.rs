@@ -9,11 +9,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 const LONG_ABOUT: &str = "\
-Tell, for each partition of the data topics, the offset of the first record that was committed at or after a time: what \
-a consumer has to be reset to, to read again from then on.
+Tell, for each partition of the data topics, the offset to which a consumer has to be reset, to see all records that \
+were committed at or after a time.
 
-The time is that of the broker when it took the record, not that of the entry: an entry found late has a late offset. \
-Reads only; nobody is disturbed.";
+The time is that of the broker, not that of the entry: an entry found late has a late offset. A transaction takes a \
+moment, so the offset is that of the first record that the broker took kafka.transaction_timeout before the time: a \
+few records may be read twice, none is left out. Reads only; nobody is disturbed.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,7 +82,7 @@ fn parse_at(text: &str) -> Result<At, String> {
 struct Row {
     topic: String,
     partition: i32,
-    /// The first record at or after the time; the end of the partition where there is none.
+    /// The first record that was not visible at the time; the end of the partition where there is none.
     offset: i64,
     /// The end of the partition.
     end: i64,
@@ -97,6 +98,9 @@ pub(super) fn run(args: &OffsetsArgs, global: &Global, out: &mut Output) -> anyh
     let Some(loaded) = super::config_or_complaints(global, out) else { return Ok(Exit::Config) };
     let kafka = loaded.config.kafka;
     let at_ms = args.at.ms(wall_ms());
+    // what was taken before that and was still open then has been aborted since
+    let slack_ms = i64::try_from(kafka.transaction_timeout.as_millis()).unwrap_or(0);
+    let from_ms = at_ms.saturating_sub(slack_ms);
     let topics = if args.topics.is_empty() {
         let data = Topic::ALL.into_iter().filter(|topic| topic.holds_entries());
         data.map(|topic| kafka.topic(topic).to_owned()).collect()
@@ -104,7 +108,8 @@ pub(super) fn run(args: &OffsetsArgs, global: &Global, out: &mut Output) -> anyh
         args.topics.clone()
     };
     let found = super::block_on(async {
-        tokio::task::spawn_blocking(move || rows(&TopicReader::new(&kafka)?, &topics, at_ms)).await
+        tokio::task::spawn_blocking(move || rows(&TopicReader::new(&kafka)?, &topics, from_ms))
+            .await
     })??;
     let rows = match found {
         Ok(rows) => rows,
@@ -144,7 +149,7 @@ fn print(args: &OffsetsArgs, at_ms: i64, rows: &[Row], out: &mut Output) -> anyh
         }
         return Ok(());
     }
-    out.line(format!("first records committed at or after {}", rfc3339_ms(at_ms)))?;
+    out.line(format!("offsets to see all that was committed at or after {}", rfc3339_ms(at_ms)))?;
     let cells: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -183,7 +188,7 @@ mod tests {
         };
         assert_eq!(shown(OffsetsFormat::Csv), "t,0,5\nt,1,9\n");
         insta::assert_snapshot!(shown(OffsetsFormat::Table), @r"
-        first records committed at or after 2026-11-20T00:00:00.000Z
+        offsets to see all that was committed at or after 2026-11-20T00:00:00.000Z
         TOPIC  PARTITION  OFFSET  END  OFFSETS FROM THERE
         t      0          5       20   15
         t      1          9       9    0

@@ -16,6 +16,7 @@ use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
 use super::schedule::{self, Decision, View, Wanted};
 use crate::audit::{Checkpoint, Lane, ServerClock, SliceKind};
+use crate::github::rate_limit::Budget;
 use crate::github::{Next, Page, PageRequest, Source, SourceError};
 use crate::health::Health;
 use crate::kafka::{Committed, SinkError};
@@ -124,6 +125,8 @@ struct Collector<S: Source, O: Opener> {
     tail_due: BTreeMap<Lane, i64>,
     poll_ms: BTreeMap<Lane, i64>,
     last_was_tail: bool,
+    /// What GitHub last said that is left to the credential.
+    budget: Option<Budget>,
     source_pause: Pause,
     sink_pause: Pause,
     report_due: i64,
@@ -160,6 +163,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             tail_due: BTreeMap::new(),
             poll_ms: BTreeMap::new(),
             last_was_tail: false,
+            budget: None,
             source_pause: Pause::new(Duration::from_millis(500), Duration::from_mins(1)),
             sink_pause: Pause::new(Duration::from_millis(200), Duration::from_secs(30)),
             report_due: 0,
@@ -293,6 +297,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             ahead: self.buffer.ahead(),
             tail_due_mono_ms: &self.tail_due,
             last_was_tail: self.last_was_tail,
+            has_leisure: self.has_leisure(now_ms.div_euclid(1000)),
             now_s: now_ms.div_euclid(1000),
             mono_ms: now,
         };
@@ -304,7 +309,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
             Decision::Reshape => {
                 self.reshape_wanted = true;
                 self.buffer.hurry();
-                if self.committing.is_none() { now } else { later }
+                // a commit that may not begin yet changes nothing: no use in asking again at once
+                if self.committing.is_none() && !self.sink_pause.is_on(now) { now } else { later }
             }
             Decision::Wait(until) => {
                 self.buffer.hurry();

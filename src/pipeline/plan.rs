@@ -157,13 +157,18 @@ impl Plan<'_> {
         let Some(rules) = context.rules.get(&fetched.lane) else { return Ok(()) };
         let Some(kind) = self.slice_kind(fetched) else { return Ok(()) };
         let mut counts = self.out.counts.get(&(fetched.lane, kind)).copied().unwrap_or_default();
-        let before = counts.committed;
+        let (before, revisions) = (counts.committed, counts.revisions);
         for entry in &fetched.page.entries {
             self.entry(fetched, kind, entry, &mut counts, verdict)?;
         }
+        let changed = match kind {
+            SliceKind::Sweep => counts.revisions.saturating_sub(revisions),
+            SliceKind::Tail | SliceKind::Backfill => 0,
+        };
         let shown = Shown {
             times_s: fetched.page.entries.iter().map(time_s).collect(),
-            new_entries: counts.committed.saturating_sub(before),
+            // a body that changes each time it is shown must not keep a sweep from its end
+            new_entries: counts.committed.saturating_sub(before).saturating_sub(changed),
             cursor: match &fetched.page.next {
                 Some(Next::Cursor(cursor)) => Some(cursor.clone()),
                 _ => None,

@@ -33,6 +33,8 @@ pub struct View<'a> {
     pub tail_due_mono_ms: &'a BTreeMap<Lane, i64>,
     /// Whether the last page was a tail's.
     pub last_was_tail: bool,
+    /// Whether there are requests left for sweeps that may wait.
+    pub has_leisure: bool,
     /// GitHub's now, epoch seconds.
     pub now_s: i64,
     /// Monotonic now, milliseconds.
@@ -72,6 +74,9 @@ pub enum Decision {
 /// Chooses.
 pub fn next(view: &View<'_>) -> Decision {
     if view.rules.keys().any(|lane| !view.checkpoint.lanes.contains_key(lane)) {
+        return Decision::Reshape;
+    }
+    if lanes(view).any(|(rules, _, state)| state.is_last_look_due(rules, view.now_s)) {
         return Decision::Reshape;
     }
     // the tail that has waited longest
@@ -169,7 +174,9 @@ fn closed(view: &View<'_>) -> Option<Wanted> {
                         view.now_s >= to.saturating_add(rules.settling_s) || !slice.confirming
                     });
                     let wanted = if settled { wanted(view, lane, slice) } else { None };
-                    wanted.map(|wanted| (rank(rules, slice), wanted))
+                    let rank = rank(rules, slice);
+                    let may = view.has_leisure || !matches!(rank, Rank::Leisure(..));
+                    wanted.filter(|_| may).map(|wanted| (rank, wanted))
                 },
             )
         })
@@ -253,6 +260,7 @@ mod tests {
         ahead: BTreeMap<(Lane, u64), Ahead>,
         due: BTreeMap<Lane, i64>,
         last_was_tail: bool,
+        has_leisure: bool,
     }
 
     impl World {
@@ -272,7 +280,14 @@ mod tests {
             };
             let checkpoint = reshape(&empty, &rules, NOW_S, false).unwrap();
             let due = BTreeMap::from([(Lane::Web, 5000), (Lane::Git, 4000)]);
-            Self { checkpoint, rules, ahead: BTreeMap::new(), due, last_was_tail: false }
+            Self {
+                checkpoint,
+                rules,
+                ahead: BTreeMap::new(),
+                due,
+                last_was_tail: false,
+                has_leisure: true,
+            }
         }
 
         fn next(&self, now_s: i64, mono_ms: i64) -> Decision {
@@ -282,6 +297,7 @@ mod tests {
                 ahead: &self.ahead,
                 tail_due_mono_ms: &self.due,
                 last_was_tail: self.last_was_tail,
+                has_leisure: self.has_leisure,
                 now_s,
                 mono_ms,
             })
@@ -363,6 +379,55 @@ mod tests {
         world.checkpoint = reshape(&world.checkpoint, &world.rules, later, false).unwrap();
         assert_eq!(world.fetch(later, 9000).1, SliceKind::Tail);
         assert_eq!(reshape(&world.checkpoint, &world.rules, later, false), None);
+    }
+
+    #[test]
+    fn sweeps_wait_for_backfill_and_for_requests_that_are_left() {
+        let mut world = World::new();
+        let rules = world.rules.get_mut(&Lane::Git).unwrap();
+        rules.sweeps = SweepAges::new(600, &[], rules.retention_s, None);
+        let git = world.checkpoint.lanes.get_mut(&Lane::Git).unwrap();
+        git.collected.insert(NOW_S - 3 * DAY_S, NOW_S - 2 * DAY_S);
+        assert_eq!(world.fetch(NOW_S, 0).1, SliceKind::Backfill);
+        world.block_backfill();
+        assert_eq!(world.next(NOW_S, 0), Decision::Reshape, "one is due");
+        world.checkpoint = reshape(&world.checkpoint, &world.rules, NOW_S, false).unwrap();
+        assert_eq!(world.fetch(NOW_S, 0), (Lane::Git, SliceKind::Sweep));
+        world.has_leisure = false;
+        assert_eq!(world.next(NOW_S, 0), Decision::Wait(Some(4000)));
+        world.has_leisure = true;
+        world.ahead.clear();
+        assert_eq!(world.fetch(NOW_S, 0).1, SliceKind::Backfill);
+    }
+
+    #[test]
+    fn a_last_look_is_opened_at_once_and_goes_by_its_deadline() {
+        let mut world = World::new();
+        let rules = world.rules.get_mut(&Lane::Git).unwrap();
+        rules.sweeps = SweepAges::new(600, &[], rules.retention_s, Some(DAY_S / 2));
+        let git = world.checkpoint.lanes.get_mut(&Lane::Git).unwrap();
+        git.slices.retain(|slice| slice.kind == SliceKind::Tail);
+        git.collected.insert(NOW_S - 6 * DAY_S, NOW_S - 600);
+        git.open_sweeps(&world.rules[&Lane::Git], NOW_S);
+        let later = NOW_S + DAY_S;
+        let tail = git.slices.iter_mut().find(|slice| slice.kind == SliceKind::Tail).unwrap();
+        (tail.from_s, tail.start_s) = (later, later);
+        let web = world.checkpoint.lanes.get_mut(&Lane::Web).unwrap();
+        web.split_tail(&world.rules[&Lane::Web], later);
+        assert_eq!(world.next(later, 0), Decision::Reshape, "before any backfill");
+        world.checkpoint = reshape(&world.checkpoint, &world.rules, later, false).unwrap();
+        world.has_leisure = false;
+        let git = &world.checkpoint.lanes[&Lane::Git];
+        let last_look = |slice: &&Slice| slice.sweep_age_s == Some(7 * DAY_S - DAY_S / 2);
+        let last_look = git.slices.iter().find(last_look).unwrap();
+        // the web lane's oldest backfill is due earlier, all others later
+        let web = world.checkpoint.lanes[&Lane::Web].slices.iter();
+        let oldest = web.filter(|slice| slice.kind == SliceKind::Backfill).map(|slice| slice.id);
+        for id in oldest.take(2).collect::<Vec<_>>() {
+            world.ahead.insert((Lane::Web, id), Ahead::Blocked);
+        }
+        let Decision::Fetch(wanted) = world.next(later, 0) else { panic!() };
+        assert_eq!((wanted.lane, wanted.slice), (Lane::Git, last_look.id));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 impl<S: Source, O: Opener> Collector<S, O> {
     pub(super) fn keep_reserve(&mut self, page: &Page, now: i64) {
+        self.budget = page.budget;
         let Some(budget) = page.budget else { return };
         if budget.remaining > self.parts.settings.budget_reserve {
             return;
@@ -19,6 +20,17 @@ impl<S: Source, O: Opener> Collector<S, O> {
             budget.reset_s.saturating_mul(1000).saturating_sub(now_ms).clamp(1000, 3_600_000);
         debug!(entity = %self.parts.context.name, wait_ms, "request budget used up to the reserve");
         self.source_pause.set(now.saturating_add(wait_ms));
+    }
+
+    /// Whether requests are left for what may wait, when each tail is polled as often as it may be until the window ends.
+    pub(super) fn has_leisure(&self, now_s: i64) -> bool {
+        let Some(budget) = self.budget else { return true };
+        let left_s = budget.reset_s.saturating_sub(now_s);
+        let every_s = i64::try_from(self.parts.settings.poll_interval_min.as_secs()).unwrap_or(1);
+        let lanes = i64::try_from(self.parts.context.rules.len()).unwrap_or(2);
+        let polls = left_s.max(0).saturating_mul(lanes) / every_s.max(1);
+        let spare = budget.remaining.saturating_sub(self.parts.settings.budget_reserve);
+        left_s <= 0 || i64::try_from(spare).is_ok_and(|spare| spare > polls)
     }
 
     pub(super) fn source_works(&mut self) {
