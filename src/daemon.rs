@@ -19,7 +19,7 @@ use crate::pipeline::partition::{OpenError, Opened, Opener, Partition};
 use crate::pipeline::record::{EntityContext, VALUE_BYTES_MAX};
 use crate::pipeline::seen::{self, CatchUpError};
 use crate::retry::Backoff;
-use crate::state::{Buckets, StateError};
+use crate::state::{Buckets, Lock, StateError};
 use crate::supervisor::{self, Cause, End, StopSignals, Supervisor};
 use crate::{admin, kafka};
 use bytes::Bytes;
@@ -187,6 +187,8 @@ async fn start(
     options: RunOptions,
     shared: &Shared,
 ) -> Result<Started, DaemonError> {
+    // before anything is taken from a daemon that runs
+    let lock = patiently(shared, async || Ok(Lock::take(&config.state)?)).await?;
     let count = config.kafka.partitions(Topic::Checkpoints);
     let entities: Vec<EntityName> = config.entities.iter().map(|it| it.name.clone()).collect();
     let partitions: BTreeSet<i32> = entities.iter().map(|name| name.partition(count)).collect();
@@ -214,8 +216,9 @@ async fn start(
     for warning in &acquired.warnings {
         warn!("{warning}");
     }
+    let instance = &acquired.genesis.instance;
     let opened =
-        patiently(shared, async || Ok(Buckets::open(&config.state, &acquired.genesis.instance)?));
+        patiently(shared, async || Ok(Buckets::open_locked(&config.state, instance, &lock)?));
     let buckets = Arc::new(Mutex::new(opened.await?));
     for partition in partitions {
         patiently(shared, async || {

@@ -13,7 +13,7 @@ pub enum Exit {
     Config,
     /// `check --connect` found something that does not work.
     Connect,
-    /// Another instance owns the state in Kafka.
+    /// Another instance owns the state in Kafka, or the state folder.
     Fenced,
     /// The state in Kafka, or a topic, is not as it must be.
     Refused,
@@ -64,7 +64,7 @@ impl Exit {
             Self::Usage => "the command line is wrong",
             Self::Config => "the configuration has faults: `ghauditd check` shows all of them",
             Self::Connect => "check --connect: something does not work",
-            Self::Fenced => "another instance owns the state in Kafka",
+            Self::Fenced => "another instance owns the state in Kafka, or the state folder",
             Self::Refused => "refused to start: topics or saved state are not as they must be",
             Self::Archive => {
                 "the archive's store cannot be used: it refuses, or does not keep its contract"

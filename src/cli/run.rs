@@ -6,6 +6,8 @@ use crate::daemon::{self, DaemonError, RunOptions};
 use crate::github::TokenSource;
 use crate::kafka::ownership::StartError;
 use crate::pipeline::collector::CollectorError;
+use crate::pipeline::seen::CatchUpError;
+use crate::state::StateError;
 use clap::Args;
 use tracing::{error, info, warn};
 
@@ -84,6 +86,8 @@ fn only_under_systemd(config: &Config) -> Vec<Fault> {
 fn exit_of(error: &DaemonError) -> Exit {
     match error {
         DaemonError::Start(StartError::OwnedByOther { .. })
+        | DaemonError::State(StateError::Busy { .. })
+        | DaemonError::CatchUp(CatchUpError::State(StateError::Busy { .. }))
         | DaemonError::Collector(CollectorError::OwnedByOther(_)) => Exit::Fenced,
         DaemonError::Start(_)
         | DaemonError::State(_)

@@ -42,19 +42,27 @@ pub struct Buckets {
     owed: VecDeque<Owed>,
     /// Set when what is on disk is unknown: only opening again helps.
     broken: Option<PathBuf>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Buckets {
     /// Opens the cache of an instance. What is not whole is wiped; [`Self::applied`] then says `None`, and catching
     /// up from the changelog's beginning rebuilds it.
     pub fn open(settings: &Settings, instance: &str) -> Result<Self, StateError> {
+        Self::open_locked(settings, instance, &Lock::take(settings)?)
+    }
+
+    /// The same for who has taken the lock before.
+    pub fn open_locked(
+        settings: &Settings,
+        instance: &str,
+        lock: &Lock,
+    ) -> Result<Self, StateError> {
         let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
         if instance.is_empty() || instance.len() > 64 || !instance.bytes().all(plain) {
             return Err(StateError::Instance { instance: instance.to_owned() });
         }
         let seen = settings.dir.join("seen");
-        let lock = opening::lock(&seen)?;
         let found = opening::open(&seen, instance)?;
         let mut buckets = Self {
             root: seen.join(instance),
@@ -67,7 +75,7 @@ impl Buckets {
             applied_dirty: false,
             owed: VecDeque::new(),
             broken: None,
-            _lock: lock,
+            _lock: lock.clone_of(&seen)?,
         };
         for (entity, lane, index) in found.lanes {
             buckets.add_shelf(entity, lane, index);

@@ -15,6 +15,7 @@ mod tests;
 
 pub use buckets::Buckets;
 pub use error::StateError;
+pub use opening::Lock;
 pub use pending::Pending;
 
 use std::path::PathBuf;

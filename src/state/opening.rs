@@ -1,5 +1,6 @@
 //! What is done with the cache's files when they are opened: kept when they are whole, else wiped.
 
+use super::Settings;
 use super::disk::{self, Applied, ReadError, Vouched};
 use super::error::StateError;
 use crate::audit::{Bucket, EntityName, SeenLane};
@@ -21,20 +22,32 @@ pub(super) struct Found {
     pub(super) lanes: Vec<(EntityName, SeenLane, Vec<Vouched>)>,
 }
 
-/// Takes the cache's lock; it goes with the file.
-pub(super) fn lock(seen: &Path) -> Result<File, StateError> {
-    fs::create_dir_all(seen).map_err(StateError::io("create", seen))?;
-    let path = seen.join("_lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(StateError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StateError::Busy { dir: seen.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path)(error)),
+/// The state folder is this process's own as long as this lives.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes the lock, or says that another process has it. To be done before anything is taken from that process.
+    pub fn take(settings: &Settings) -> Result<Self, StateError> {
+        let seen = settings.dir.join("seen");
+        fs::create_dir_all(&seen).map_err(StateError::io("create", &seen))?;
+        let path = seen.join("_lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(StateError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(StateError::Busy { dir: seen }),
+            Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path)(error)),
+        }
+    }
+
+    /// The same lock once more.
+    pub(super) fn clone_of(&self, seen: &Path) -> Result<Self, StateError> {
+        self.0.try_clone().map(Self).map_err(StateError::io("lock", seen))
     }
 }
 

@@ -215,6 +215,25 @@ async fn a_stop_while_the_broker_is_away_ends_within_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_in_one_state_folder_leaves_the_first_alone() {
+    let mut world = world("one-folder", &Broker::shared(), 300, 0, Faults::default()).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    let mut second = Daemon::new("one-folder-second");
+    let config = std::fs::read_to_string(world.daemon.config()).unwrap();
+    second.configure(&config.replace(
+        &world.daemon.admin().to_string(),
+        &second.admin().to_string(),
+    ));
+    second.start();
+    assert_eq!(second.wait(LONG).await.code(), Some(5), "{}", second.log_tail());
+    assert_logged(&second, &["ERROR", "is in use by another ghauditd", "a state folder of its own"]);
+    world.collected(LONG).await;
+    world.daemon.ready(LONG).await;
+    assert_each_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_daemons_with_one_prefix_the_older_one_gives_way_and_says_to_whom() {
     let mut world = world("two", &Broker::shared(), 500, 100, Faults::default()).await;
     world.daemon.start();

@@ -95,7 +95,7 @@ pub enum ReadError {
     },
     /// The topic is not there.
     #[error(
-        "topic {topic} does not exist, or must not be seen; create it or grant Describe and Read"
+        "topic {topic} does not exist, or must not be seen: check its name, and grant Describe and Read; ghauditd creates its own topics at its first `run`"
     )]
     NoTopic {
         /// Its name.
