@@ -28,6 +28,7 @@ impl SliceKind {
 
 /// The exact question that GitHub is asked; a cursor is valid only with the query that produced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     /// `created:>=` this second.
     pub from_s: i64,
