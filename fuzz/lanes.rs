@@ -8,8 +8,8 @@ mod server;
 
 use crate::decisions::Decisions;
 use collector::Collector;
-use ghauditd::audit::Lane;
 use ghauditd::audit::lane::LaneRules;
+use ghauditd::audit::{Lane, SweepAges};
 use server::Server;
 
 const DAY_S: i64 = 86_400;
@@ -28,9 +28,14 @@ fn run(decisions: &mut Decisions<'_>) {
     let lane = Lane::ALL[decisions.below(2)];
     let retention_s = [None, Some(DAY_S), Some(3 * DAY_S), Some(40 * DAY_S)][decisions.below(4)];
     let settling_s = [60, 600, 3_600][decisions.below(3)];
-    let rules = LaneRules { lane, retention_s, settling_s };
+    let sweeps = match decisions.below(3) {
+        0 => SweepAges::default(),
+        1 => SweepAges::new(settling_s, &[], retention_s, None),
+        _ => SweepAges::new(settling_s, &[3 * settling_s], retention_s, Some(6 * 3_600)),
+    };
+    let rules = LaneRules { lane, retention_s, settling_s, sweeps };
     let mut server = Server::new(decisions, retention_s);
-    let mut collector = Collector::new(decisions, rules);
+    let mut collector = Collector::new(decisions, rules.clone());
     while !decisions.is_empty() {
         match decisions.byte() {
             0..=119 => collector.turn(&mut server, decisions),

@@ -4,7 +4,6 @@
 //! is away only costs time: the daemon says so on its pages and waits. Order of a stop: the loops end after what they
 //! are committing, then the seen ids are made durable, then the producers close.
 
-use crate::audit::lane::LaneRules;
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
 use crate::github::EntitySettings;
@@ -64,11 +63,6 @@ pub enum DaemonError {
     /// Something ended that should not.
     #[error("{0}")]
     Unexpected(String),
-    /// The stop took longer than the grace period.
-    #[error(
-        "not stopped within the grace period: {0}; nothing is half committed, the next start goes on"
-    )]
-    Grace(String),
 }
 
 type Tasks = Supervisor<DaemonError>;
@@ -117,14 +111,29 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
         Cause::Task { name, end } => {
             Err(DaemonError::Unexpected(format!("task {name} ended unasked: {end:?}")))
         }
-        Cause::Asked(_) if !outcome.unfinished.is_empty() => {
-            Err(DaemonError::Grace(outcome.unfinished.join(", ")))
-        }
         Cause::Asked(reason) => {
+            left_behind(&shared.health, &outcome.unfinished);
             info!(reason, "stopped");
             Ok(())
         }
     }
+}
+
+/// A stop that was asked for is a clean one also when the grace period was too short: every write is one of those that
+/// are there as a whole or not at all, and the next start finds out which.
+fn left_behind(health: &Health, unfinished: &[String]) {
+    if unfinished.is_empty() {
+        return;
+    }
+    let named = |name: &String| match health.doing(name) {
+        Some(doing) => format!("{name} ({doing})"),
+        None => name.clone(),
+    };
+    let unfinished = unfinished.iter().map(named).collect::<Vec<_>>().join(", ");
+    warn!(
+        unfinished,
+        "not ended within daemon.grace: left to the next start, nothing is half committed"
+    );
 }
 
 async fn serve_admin(
@@ -205,12 +214,41 @@ async fn start(
     for warning in &acquired.warnings {
         warn!("{warning}");
     }
-    let buckets = Buckets::open(&config.state, &acquired.genesis.instance)?;
-    let buckets = Arc::new(Mutex::new(buckets));
+    let opened =
+        patiently(shared, async || Ok(Buckets::open(&config.state, &acquired.genesis.instance)?));
+    let buckets = Arc::new(Mutex::new(opened.await?));
     for partition in partitions {
-        seen::catch_up(Arc::clone(&shared.kafka), Arc::clone(&buckets), partition).await?;
+        patiently(shared, async || {
+            seen::catch_up(Arc::clone(&shared.kafka), Arc::clone(&buckets), partition).await
+        })
+        .await?;
     }
     Ok(Started { acquired, buckets })
+}
+
+/// Waits for room where the disk of the seen ids is full: they are a cache, which must not cost the daemon.
+async fn patiently<T>(
+    shared: &Shared,
+    mut attempt: impl AsyncFnMut() -> Result<T, CatchUpError>,
+) -> Result<T, CatchUpError> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Err(CatchUpError::State(error)) if error.is_full() => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("cannot start yet, trying again: {error}");
+                }
+                shared.health.set_starting("state", error.to_string());
+                supervisor::notify_status(&error.to_string());
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            ended => {
+                shared.health.clear("state");
+                return ended;
+            }
+        }
+    }
 }
 
 /// What is still to be closed when all loops have ended.
@@ -302,12 +340,8 @@ async fn keep_durable(
 }
 
 fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> EntityContext {
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let rules = |lane: &crate::github::LaneSettings| LaneRules {
-        lane: lane.lane,
-        retention_s: lane.retention.map(seconds),
-        settling_s: seconds(config.collect.settling),
-    };
+    let rules =
+        |lane: &crate::github::LaneSettings| config.collect.rules(lane.lane, lane.retention);
     let base = config.servers.get(&entity.server).map_or("", |server| server.base_url.as_str());
     let base = base.trim_end_matches('/');
     let source = format!("{base}/{}/{}", entity.kind.path_segment(), entity.slug);

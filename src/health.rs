@@ -112,6 +112,11 @@ impl Health {
         state.turns.insert(name.to_owned(), Turn { doing: doing.to_owned(), due_ms });
     }
 
+    /// What a loop was last known to do.
+    pub fn doing(&self, name: &str) -> Option<String> {
+        self.state().turns.get(name).map(|turn| turn.doing.clone())
+    }
+
     /// A loop has ended as it should: nothing more is expected of it.
     pub fn ended(&self, name: &str) {
         self.state().turns.remove(name);
@@ -176,6 +181,8 @@ mod tests {
         let stalled = health.stalled_at(mono_ms() + 61_000);
         assert_eq!(stalled.len(), 1);
         assert_eq!(stalled[0].doing, "the next poll");
+        assert_eq!(health.doing("collector").as_deref(), Some("the next poll"));
+        assert_eq!(health.doing("archiver"), None);
         assert!((1..=1_500).contains(&stalled[0].late_ms), "{stalled:?}");
     }
 

@@ -10,7 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
 type GaugeF64 = Gauge<f64, AtomicU64>;
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -31,6 +33,13 @@ struct OfSlice {
     entity: String,
     lane: &'static str,
     slice: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAction {
+    entity: String,
+    lane: &'static str,
+    action: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,11 +70,15 @@ struct OfPartition {
     partition: i32,
 }
 
+/// Most actions with a label of their own.
+const ACTION_LABELS_MAX: usize = 200;
+
 /// All metrics of one process. Cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     pages: Family<OfLane, Counter>,
+    slice_pages: Family<OfSlice, Counter>,
     entries_received: Family<OfLane, Counter>,
     body_bytes: Family<OfLane, Counter>,
     requests: Family<OfRequest, Counter>,
@@ -84,6 +97,8 @@ pub struct Metrics {
     transaction_seconds: Histograms<OfOutcome>,
     transaction_records: Histogram,
     live_latency_seconds: Histograms<OfEntity>,
+    lateness_seconds: Histograms<OfAction>,
+    late_actions: Mutex<BTreeSet<String>>,
     segments: Family<OfTopic, Counter>,
     archived_records: Family<OfTopic, Counter>,
     archived_bytes: Family<OfTopic, Counter>,
@@ -101,6 +116,11 @@ fn latency_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 17))
 }
 
+/// 1 minute to 182 days, doubling.
+fn lateness_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(60.0, 2.0, 19))
+}
+
 /// 1 to 16,384 records.
 fn record_histogram() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 4.0, 8))
@@ -116,6 +136,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("ghauditd"),
             pages: Family::default(),
+            slice_pages: Family::default(),
             entries_received: Family::default(),
             body_bytes: Family::default(),
             requests: Family::default(),
@@ -134,6 +155,8 @@ impl Default for Metrics {
             transaction_seconds: Family::new_with_constructor(latency_histogram),
             transaction_records: record_histogram(),
             live_latency_seconds: Family::new_with_constructor(latency_histogram),
+            lateness_seconds: Family::new_with_constructor(lateness_histogram),
+            late_actions: Mutex::default(),
             segments: Family::default(),
             archived_records: Family::default(),
             archived_bytes: Family::default(),
@@ -165,6 +188,8 @@ impl Metrics {
     fn register_github(&mut self) {
         let registry = &mut self.registry;
         registry.register("pages", "Pages accepted from GitHub", self.pages.clone());
+        let help = "Pages accepted from GitHub by kind of slice";
+        registry.register("slice_pages", help, self.slice_pages.clone());
         let help = "Entries in accepted pages, new or not";
         registry.register("entries_received", help, self.entries_received.clone());
         let help = "Bodies of accepted pages after decompression";
@@ -202,6 +227,8 @@ impl Metrics {
             Unit::Seconds,
             self.live_latency_seconds.clone(),
         );
+        let help = "How long after their time entries were found that a sweep was the first to see";
+        registry.register_with_unit("lateness", help, Unit::Seconds, self.lateness_seconds.clone());
         let help = "Buckets of seen ids loaded from disk";
         registry.register("seen_bucket_loads", help, self.seen_bucket_loads.clone());
     }
@@ -276,6 +303,30 @@ impl Metrics {
         self.body_bytes.get_or_create(&labels).inc_by(count(body_bytes));
     }
 
+    /// A page of a slice was accepted: what each kind of slice costs.
+    pub fn slice_page(&self, entity: &EntityName, lane: Lane, kind: SliceKind) {
+        self.slice_pages.get_or_create(&of_slice(entity, lane, kind)).inc();
+    }
+
+    /// A sweep found an entry that nobody had seen, so long after its time.
+    pub fn late(&self, entity: &EntityName, lane: Lane, action: &str, seconds: f64) {
+        let action = self.bounded_action(action);
+        let labels = OfAction { entity: entity.to_string(), lane: lane.as_str(), action };
+        self.lateness_seconds.get_or_create(&labels).observe(seconds);
+    }
+
+    /// Actions are an open set: the first of them have a label of their own.
+    fn bounded_action(&self, action: &str) -> String {
+        let mut known = self.late_actions.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(action) {
+            if known.len() >= ACTION_LABELS_MAX {
+                return "other".to_owned();
+            }
+            known.insert(action.to_owned());
+        }
+        action.to_owned()
+    }
+
     /// A request was made: `outcome` is `ok` or the reason of the error.
     pub fn request(&self, entity: &EntityName, outcome: &'static str, seconds: f64) {
         self.requests.get_or_create(&OfRequest { entity: entity.to_string(), outcome }).inc();
@@ -314,8 +365,7 @@ impl Metrics {
 
     /// Entries committed.
     pub fn committed(&self, entity: &EntityName, lane: Lane, kind: SliceKind, entries: u64) {
-        let labels =
-            OfSlice { entity: entity.to_string(), lane: lane.as_str(), slice: kind.as_str() };
+        let labels = of_slice(entity, lane, kind);
         self.entries_committed.get_or_create(&labels).inc_by(entries);
     }
 
@@ -399,6 +449,10 @@ fn of_entity(entity: &EntityName) -> OfEntity {
 
 fn of_lane(entity: &EntityName, lane: Lane) -> OfLane {
     OfLane { entity: entity.to_string(), lane: lane.as_str() }
+}
+
+fn of_slice(entity: &EntityName, lane: Lane, kind: SliceKind) -> OfSlice {
+    OfSlice { entity: entity.to_string(), lane: lane.as_str(), slice: kind.as_str() }
 }
 
 fn count(number: usize) -> u64 {

@@ -41,7 +41,7 @@ pub(super) struct Collector {
 
 fn empty(name: &EntityName) -> Checkpoint {
     Checkpoint {
-        version: 1,
+        version: ghauditd::audit::checkpoint::VERSION,
         entity: name.clone(),
         sequence: 0,
         github_now_ms: None,
@@ -106,10 +106,11 @@ impl Collector {
         began.map_or(i64::MIN, |began| began - kept + rules.settling_s + 2)
     }
 
-    /// Nothing waits, and only the tail is open.
+    /// Nothing waits, and only the tail and sweeps are open, which come again and again.
     pub(super) fn is_done(&self) -> bool {
         let only_tails = |lane: &ghauditd::audit::LaneState| {
-            lane.slices.iter().all(|slice| slice.kind == SliceKind::Tail)
+            let is_open = |kind| kind == SliceKind::Backfill;
+            lane.slices.iter().all(|slice| !is_open(slice.kind))
         };
         !self.state.lanes.is_empty()
             && self.state.lanes.values().all(only_tails)
@@ -212,7 +213,7 @@ impl Collector {
                         state.drop_cursor(slice);
                     }
                 }
-                let rules = *self.context.rules.values().next().unwrap();
+                let rules = self.context.rules.values().next().unwrap().clone();
                 server.check_collected(self, &rules);
             }
             200..=219 => self.buffer.failed(),

@@ -7,11 +7,14 @@
 use super::entity::{EntityName, Lane};
 use super::interval::Intervals;
 use super::slice::Slice;
+use super::sweep::Swept;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The only version of all three layouts so far.
-pub const VERSION: u32 = 1;
+/// The version of the checkpoint's layout that this program writes. It reads version 1 too, which knew no sweeps.
+pub const VERSION: u32 = 2;
+/// The only version of the layouts of owner record and genesis so far.
+pub const STATE_VERSION: u32 = 1;
 
 /// An entity's saved state. One record per transaction of that entity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +50,9 @@ pub struct LaneState {
     pub next_backfill: u64,
     /// Entries committed.
     pub entries: u64,
+    /// What was read again at each age, in rising order of age (version 2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub swept: Vec<Swept>,
 }
 
 /// A span that was not read when it was new, read in one or more closed slices.
@@ -110,13 +116,15 @@ pub fn owner_key(partition: i32) -> String {
 pub enum DecodeError {
     /// Written by a newer program.
     #[error(
-        "{what} has version {found}, this program knows up to {VERSION}: start the newer ghauditd that wrote it"
+        "{what} has version {found}, this program knows up to {known}: start the newer ghauditd that wrote it"
     )]
     Newer {
         /// What was read.
         what: &'static str,
         /// Its version.
         found: u32,
+        /// The newest version that this program reads.
+        known: u32,
     },
     /// Not the layout.
     #[error("{what} cannot be read: {source}")]
@@ -128,28 +136,33 @@ pub enum DecodeError {
     },
 }
 
-fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DecodeError> {
+fn decode<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    known: u32,
+    bytes: &'a [u8],
+) -> Result<T, DecodeError> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,
     }
     let malformed = |source| DecodeError::Malformed { what, source };
     let Version { version } = serde_json::from_slice(bytes).map_err(malformed)?;
-    if version > VERSION {
-        return Err(DecodeError::Newer { what, found: version });
+    if version > known {
+        return Err(DecodeError::Newer { what, found: version, known });
     }
-    if version != VERSION {
-        return Err(malformed(serde::de::Error::custom(format!("there is no version {version}"))));
+    if version == 0 {
+        return Err(malformed(serde::de::Error::custom("there is no version 0")));
     }
     serde_json::from_slice(bytes).map_err(malformed)
 }
 
 macro_rules! json_record {
-    ($type:ty, $what:literal) => {
+    ($type:ty, $what:literal, $version:expr) => {
         impl $type {
-            /// Reads the record's value.
+            /// Reads the record's value. What an older program wrote is of this program's version when it is read.
             pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-                decode($what, bytes)
+                let read: Self = decode($what, $version, bytes)?;
+                Ok(Self { version: $version, ..read })
             }
 
             /// The record's value.
@@ -160,9 +173,9 @@ macro_rules! json_record {
         }
     };
 }
-json_record!(Checkpoint, "checkpoint");
-json_record!(Owner, "owner record");
-json_record!(Genesis, "genesis");
+json_record!(Checkpoint, "checkpoint", VERSION);
+json_record!(Owner, "owner record", STATE_VERSION);
+json_record!(Genesis, "genesis", STATE_VERSION);
 
 #[cfg(test)]
 mod tests {
@@ -196,6 +209,8 @@ mod tests {
             confirming: false,
             gap_to_s: None,
             entries: 7,
+            opened_s: None,
+            sweep_age_s: None,
         };
         let closed = Slice {
             id: 0,
@@ -208,14 +223,28 @@ mod tests {
             confirming: true,
             gap_to_s: None,
             entries: 0,
+            opened_s: Some(1_790_000_600),
+            sweep_age_s: None,
+        };
+        let sweep = Slice {
+            sweep_age_s: Some(600),
+            ..Slice::new(
+                2,
+                SliceKind::Sweep,
+                1_789_999_000,
+                Some(1_790_000_000),
+                Some(1_790_000_600),
+            )
         };
         let mut collected = Intervals::default();
         collected.insert(1_790_000_000, 1_790_000_100);
+        let mut swept = Intervals::default();
+        swept.insert(1_771_424_000, 1_789_999_000);
         let lane = LaneState {
             began_s: 1_790_000_600,
             collected,
-            slices: vec![closed, tail],
-            next_slice: 2,
+            slices: vec![closed, tail, sweep],
+            next_slice: 3,
             backfills: vec![Backfill {
                 id: 0,
                 from_s: 1_771_424_000,
@@ -226,6 +255,7 @@ mod tests {
             }],
             next_backfill: 1,
             entries: 7,
+            swept: vec![Swept { age_s: 600, spans: swept }],
         };
         Checkpoint {
             version: VERSION,
@@ -236,7 +266,8 @@ mod tests {
         }
     }
 
-    const GOLDEN_CHECKPOINT: &str = concat!(
+    /// As the program before sweeps wrote it: read for ever.
+    const GOLDEN_VERSION_1: &str = concat!(
         r#"{"version":1,"entity":"acme","sequence":7,"github_now_ms":1790000700000,"lanes":{"web":{"b"#,
         r#"egan_s":1790000600,"collected":[[1790000000,1790000100]],"slices":[{"id":0,"kind":"backfil"#,
         r#"l","from_s":1771424000,"to_s":1790000000,"backfill":0,"start_s":1771424000,"walk":null,"co"#,
@@ -246,6 +277,19 @@ mod tests {
         r#"onfirming":false,"entries":7}],"next_slice":2,"backfills":[{"id":0,"from_s":1771424000,"to"#,
         r#"_s":1790000000,"gap_floor_s":1774448600,"entries":0,"empty_at_s":null}],"next_backfill":1,"#,
         r#""entries":7}}}"#,
+    );
+    const GOLDEN_CHECKPOINT: &str = concat!(
+        r#"{"version":2,"entity":"acme","sequence":7,"github_now_ms":1790000700000,"lanes":{"web":{"beg"#,
+        r#"an_s":1790000600,"collected":[[1790000000,1790000100]],"slices":[{"id":0,"kind":"backfill",""#,
+        r#"from_s":1771424000,"to_s":1790000000,"backfill":0,"start_s":1771424000,"walk":null,"confirmi"#,
+        r#"ng":true,"entries":0,"opened_s":1790000600},{"id":1,"kind":"tail","from_s":1790000000,"to_s""#,
+        r#":null,"backfill":null,"start_s":1790000000,"walk":{"query":{"from_s":1790000000,"to_s":null}"#,
+        r#","cursor":"MS43OWUxMnxh","new_entries":7,"newest_s":1790000100,"last_s":1790000099,"in_order"#,
+        r#"":true},"confirming":false,"entries":7},{"id":2,"kind":"sweep","from_s":1789999000,"to_s":17"#,
+        r#"90000000,"backfill":null,"start_s":1789999000,"walk":null,"confirming":false,"entries":0,"op"#,
+        r#"ened_s":1790000600,"sweep_age_s":600}],"next_slice":3,"backfills":[{"id":0,"from_s":17714240"#,
+        r#"00,"to_s":1790000000,"gap_floor_s":1774448600,"entries":0,"empty_at_s":null}],"next_backfill"#,
+        r#"":1,"entries":7,"swept":[{"age_s":600,"spans":[[1771424000,1789999000]]}]}}}"#,
     );
     const GOLDEN_OWNER: &str = r#"{"version":1,"run":"r","host":"h","pid":42,"started_ms":-1}"#;
     const GOLDEN_GENESIS: &str =
@@ -277,9 +321,23 @@ mod tests {
         assert_eq!(owner_key(11), "#owner/11");
     }
 
+    /// An installation that ran before sweeps goes on: nothing was read again yet.
+    #[test]
+    fn version_1_is_read_as_what_knew_no_sweeps() {
+        let read = Checkpoint::decode(GOLDEN_VERSION_1.as_bytes()).unwrap();
+        let mut expected = example();
+        let lane = expected.lanes.get_mut(&Lane::Web).unwrap();
+        lane.swept.clear();
+        lane.slices.truncate(2);
+        lane.slices[0].opened_s = None;
+        lane.next_slice = 2;
+        assert_eq!(read, expected);
+        assert_eq!(read.version, 2);
+    }
+
     #[test]
     fn a_newer_version_is_refused_by_name_even_when_its_layout_is_another() {
-        for bytes in [&b"{\"version\":2}"[..], b"{\"new\":[1],\"version\":99}"] {
+        for bytes in [&b"{\"version\":3}"[..], b"{\"new\":[1],\"version\":99}"] {
             let refused = Checkpoint::decode(bytes).unwrap_err();
             assert!(matches!(refused, DecodeError::Newer { what: "checkpoint", .. }), "{refused}");
             assert!(matches!(Owner::decode(bytes), Err(DecodeError::Newer { .. })));
@@ -331,8 +389,12 @@ mod tests {
             backfill in option::of(any::<u64>()), start_s in any::<i64>(), walk in option::of(any_walk()),
             confirming in any::<bool>(), gap_to_s in option::of(any::<i64>()), entries in any::<u64>(),
             kind in prop_oneof![Just(SliceKind::Tail), Just(SliceKind::Backfill), Just(SliceKind::Sweep)],
+            ages in any::<(Option<i64>, Option<i64>)>(),
         ) -> Slice {
-            Slice { id, kind, from_s, to_s, backfill, start_s, walk, confirming, entries, gap_to_s }
+            let (opened_s, sweep_age_s) = ages;
+            Slice {
+                id, kind, from_s, to_s, backfill, start_s, walk, confirming, entries, gap_to_s, opened_s, sweep_age_s,
+            }
         }
     }
 
@@ -349,13 +411,14 @@ mod tests {
         fn any_lane()(
             began_s in any::<i64>(), spans in vec(any::<(i64, i64)>(), 0..5), slices in vec(any_slice(), 0..4),
             next_slice in any::<u64>(), backfills in vec(any_backfill(), 0..3), next_backfill in any::<u64>(),
-            entries in any::<u64>(),
+            entries in any::<u64>(), ages in vec(any::<i64>(), 0..3),
         ) -> LaneState {
             let mut collected = Intervals::default();
             for (from, to) in spans {
                 collected.insert(from, to);
             }
-            LaneState { began_s, collected, slices, next_slice, backfills, next_backfill, entries }
+            let swept = ages.into_iter().map(|age_s| Swept { age_s, spans: collected.clone() }).collect();
+            LaneState { began_s, collected, slices, next_slice, backfills, next_backfill, entries, swept }
         }
     }
 
@@ -380,9 +443,9 @@ mod tests {
             topics in prop::collection::btree_map(any::<String>(), any::<i32>(), 0..5),
         ) {
             let [run, host] = texts;
-            let genesis = Genesis { version: VERSION, instance: run.clone(), topics, created_ms: at_ms };
+            let genesis = Genesis { version: STATE_VERSION, instance: run.clone(), topics, created_ms: at_ms };
             prop_assert_eq!(Genesis::decode(&genesis.encode()).unwrap(), genesis);
-            let owner = Owner { version: VERSION, run, host, pid, started_ms: at_ms };
+            let owner = Owner { version: STATE_VERSION, run, host, pid, started_ms: at_ms };
             prop_assert_eq!(Owner::decode(&owner.encode()).unwrap(), owner);
         }
 

@@ -40,6 +40,11 @@ impl Intervals {
     pub fn first_missing(&self, from_s: i64) -> i64 {
         self.0.iter().find(|&&(a, b)| a <= from_s && from_s < b).map_or(from_s, |&(_, b)| b)
     }
+
+    /// The first second after `at_s` at which a span begins.
+    pub fn next_after(&self, at_s: i64) -> Option<i64> {
+        self.0.iter().map(|&(a, _)| a).find(|&a| a > at_s)
+    }
 }
 
 /// Spans that are not a normalised list.
@@ -88,6 +93,8 @@ mod tests {
                 prop_assert_eq!(intervals.contains(at), model.contains(&at));
                 let missing = (at..=60).find(|second| !model.contains(second));
                 prop_assert_eq!(Some(intervals.first_missing(at)), missing);
+                let next = (at + 1..60).find(|s| model.contains(s) && !model.contains(&(s - 1)));
+                prop_assert_eq!(intervals.next_after(at), next);
             }
         }
 

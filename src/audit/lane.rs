@@ -8,6 +8,7 @@ use super::cursor::Cursor;
 use super::entity::Lane;
 use super::interval::Intervals;
 use super::slice::{Query, Slice, SliceKind, Walk};
+use super::sweep::SweepAges;
 
 /// GitHub was founded in 2008: nothing is older. Epoch seconds.
 pub const OLDEST_S: i64 = 1_199_145_600;
@@ -20,7 +21,7 @@ pub const UNCONFIRMED_AGAIN_S: i64 = DAY_S;
 const DAY_S: i64 = 86_400;
 
 /// What a lane's rules depend on besides its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneRules {
     /// Which lane.
     pub lane: Lane,
@@ -28,11 +29,13 @@ pub struct LaneRules {
     pub retention_s: Option<i64>,
     /// Age at which nothing late is expected any more.
     pub settling_s: i64,
+    /// At which ages it is read again.
+    pub sweeps: SweepAges,
 }
 
 impl LaneRules {
     /// Longest backfill slice: a few for the whole retention, so that a lost cursor costs little.
-    fn slice_span_s(&self) -> i64 {
+    pub(super) fn slice_span_s(&self) -> i64 {
         match self.lane {
             Lane::Web => 30 * DAY_S,
             Lane::Git => DAY_S,
@@ -40,7 +43,7 @@ impl LaneRules {
     }
 
     /// Before this second, GitHub has deleted everything at `now_s`.
-    fn edge_s(&self, now_s: i64) -> Option<i64> {
+    pub(super) fn edge_s(&self, now_s: i64) -> Option<i64> {
         self.retention_s.map(|retention| now_s.saturating_sub(retention))
     }
 }
@@ -58,7 +61,7 @@ pub struct Shown {
     pub more: bool,
 }
 
-/// A period that expired before it was read.
+/// A period that expired before it was read, or read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expired {
     /// First second.
@@ -79,8 +82,9 @@ impl LaneState {
             backfills: Vec::new(),
             next_backfill: 1,
             entries: 0,
+            swept: Vec::new(),
         };
-        lane.push_slice(SliceKind::Tail, start_s, None, None);
+        lane.push_slice(SliceKind::Tail, start_s, None, None, None);
         let (from_s, floor_s) = match rules.edge_s(now_s) {
             // what expires while the first pages are fetched cannot be saved by anyone: settling is allowed for it
             Some(edge) => (
@@ -89,7 +93,8 @@ impl LaneState {
             ),
             None => (OLDEST_S, OLDEST_S),
         };
-        lane.open_backfill(rules, from_s, start_s, floor_s);
+        lane.open_backfill(rules, from_s, start_s, floor_s, now_s);
+        lane.open_sweeps(rules, now_s);
         lane
     }
 
@@ -109,7 +114,7 @@ impl LaneState {
         tail.from_s = live_s;
         tail.start_s = live_s;
         tail.walk = None;
-        self.open_backfill(rules, behind_s, live_s, behind_s);
+        self.open_backfill(rules, behind_s, live_s, behind_s, now_s);
         true
     }
 
@@ -129,7 +134,7 @@ impl LaneState {
             })
             .collect();
         for &(id, from_s, to_s) in &due {
-            self.push_backfill_slices(rules, id, from_s, to_s, from_s);
+            self.push_backfill_slices(rules, (id, now_s), from_s, to_s, from_s);
         }
         !due.is_empty()
     }
@@ -184,6 +189,7 @@ impl LaneState {
     pub fn lowest_edge_s(&self) -> Option<i64> {
         self.slices
             .iter()
+            .filter(|slice| slice.kind != SliceKind::Sweep)
             .filter_map(|slice| {
                 let floor = slice
                     .backfill
@@ -216,9 +222,10 @@ impl LaneState {
                 if walk.new_entries == 0
                     && walk.began_s >= Some(to_s.saturating_add(rules.settling_s)) =>
             {
-                let (from_s, backfill) = (slice.from_s, slice.backfill);
+                let (from_s, backfill, opened_s) = (slice.from_s, slice.backfill, slice.opened_s);
                 self.slices.retain(|slice| slice.id != id);
                 self.collected.insert(from_s, to_s);
+                self.mark_read(from_s, to_s, opened_s);
                 self.end_backfill(backfill, now_s);
             }
             Some(_) => {
@@ -242,7 +249,14 @@ impl LaneState {
         }
     }
 
-    fn open_backfill(&mut self, rules: &LaneRules, from_s: i64, to_s: i64, gap_floor_s: i64) {
+    fn open_backfill(
+        &mut self,
+        rules: &LaneRules,
+        from_s: i64,
+        to_s: i64,
+        gap_floor_s: i64,
+        now_s: i64,
+    ) {
         let id = self.next_backfill;
         self.next_backfill = id.saturating_add(1);
         self.backfills.push(Backfill {
@@ -253,29 +267,30 @@ impl LaneState {
             entries: 0,
             empty_at_s: None,
         });
-        self.push_backfill_slices(rules, id, from_s, to_s, gap_floor_s);
+        self.push_backfill_slices(rules, (id, now_s), from_s, to_s, gap_floor_s);
     }
 
     fn push_backfill_slices(
         &mut self,
         rules: &LaneRules,
-        id: u64,
+        (id, now_s): (u64, i64),
         from_s: i64,
         to_s: i64,
         floor_s: i64,
     ) {
+        let (id, now_s) = (Some(id), Some(now_s));
         let span_s = rules.slice_span_s();
         let mut at_s = from_s;
         if rules.retention_s.is_some() && from_s < floor_s && floor_s < to_s {
-            self.push_slice(SliceKind::Backfill, from_s, Some(floor_s), Some(id));
+            self.push_slice(SliceKind::Backfill, from_s, Some(floor_s), id, now_s);
             at_s = floor_s;
         }
         while rules.retention_s.is_some() && to_s.saturating_sub(at_s) > span_s {
             let end_s = at_s.saturating_add(span_s);
-            self.push_slice(SliceKind::Backfill, at_s, Some(end_s), Some(id));
+            self.push_slice(SliceKind::Backfill, at_s, Some(end_s), id, now_s);
             at_s = end_s;
         }
-        self.push_slice(SliceKind::Backfill, at_s, Some(to_s), Some(id));
+        self.push_slice(SliceKind::Backfill, at_s, Some(to_s), id, now_s);
     }
 
     fn push_slice(
@@ -284,21 +299,12 @@ impl LaneState {
         from_s: i64,
         to_s: Option<i64>,
         backfill: Option<u64>,
+        opened_s: Option<i64>,
     ) {
         let id = self.next_slice;
         self.next_slice = id.saturating_add(1);
-        self.slices.push(Slice {
-            id,
-            kind,
-            from_s,
-            to_s,
-            backfill,
-            start_s: from_s,
-            walk: None,
-            confirming: false,
-            entries: 0,
-            gap_to_s: None,
-        });
+        let slice = Slice { backfill, ..Slice::new(id, kind, from_s, to_s, opened_s) };
+        self.slices.push(slice);
     }
 
     fn gap_floor_s(&self, slice: u64) -> i64 {
@@ -349,6 +355,10 @@ impl Slice {
 
     /// What of this slice has expired unread at an answer at `now_s` and has not been recorded.
     fn expired(&self, rules: &LaneRules, floor_s: i64, now_s: i64) -> Option<Expired> {
+        // what a later sweep misses was read twice before
+        if self.sweep_age_s.is_some_and(|age| age != rules.settling_s) {
+            return None;
+        }
         let edge_s = rules.edge_s(now_s)?;
         let from_s = self.unread_s().max(floor_s).max(self.gap_to_s.unwrap_or(i64::MIN));
         let to_s = self.to_s.map_or(edge_s, |to| to.min(edge_s));
@@ -427,7 +437,12 @@ mod tests {
 
     fn rules(lane: Lane) -> LaneRules {
         let retention_s = if lane == Lane::Git { 7 * DAY_S } else { 180 * DAY_S };
-        LaneRules { lane, retention_s: Some(retention_s), settling_s: 600 }
+        LaneRules {
+            lane,
+            retention_s: Some(retention_s),
+            settling_s: 600,
+            sweeps: SweepAges::default(),
+        }
     }
 
     fn tail(lane: &LaneState) -> &Slice {
@@ -474,7 +489,7 @@ mod tests {
 
     #[test]
     fn unlimited_retention_is_one_slice_from_the_beginning() {
-        let rules = LaneRules { lane: Lane::Web, retention_s: None, settling_s: 600 };
+        let rules = LaneRules { retention_s: None, ..rules(Lane::Web) };
         let state = LaneState::begin(&rules, NOW);
         assert_eq!(state.slices.len(), 2);
         assert_eq!(state.slices.last().unwrap().from_s, OLDEST_S);
@@ -601,7 +616,7 @@ mod tests {
 
     #[test]
     fn a_wholly_empty_backfill_is_unconfirmed_and_asked_again_daily() {
-        let rules = LaneRules { lane: Lane::Web, retention_s: None, settling_s: 600 };
+        let rules = LaneRules { retention_s: None, ..rules(Lane::Web) };
         let mut state = LaneState::begin(&rules, NOW);
         let id = state.slices.last().unwrap().id;
         page(&mut state, &rules, id, &[], 0, false, NOW);

@@ -15,6 +15,7 @@ pub mod record;
 pub mod seen;
 pub mod seen_record;
 pub mod slice;
+pub mod sweep;
 
 pub use checkpoint::{Checkpoint, Genesis, LaneState, Owner};
 pub use clock::ServerClock;
@@ -26,3 +27,4 @@ pub use record::{Batch, Record, Topic};
 pub use seen::{Bucket, Fingerprint, SeenLane, SourceKind, Verdict};
 pub use seen_record::SeenRecord;
 pub use slice::{Slice, SliceKind};
+pub use sweep::{SweepAges, Swept};

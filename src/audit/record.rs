@@ -63,6 +63,11 @@ impl Topic {
         matches!(self, Self::Checkpoints | Self::SeenWeb | Self::SeenGit)
     }
 
+    /// Whether its records are entries: a data topic, or the dead letters.
+    pub fn holds_entries(self) -> bool {
+        matches!(self, Self::Web | Self::Git | Self::Stream | Self::DeadLetter)
+    }
+
     /// Whether it is archived by default.
     pub fn is_archived(self) -> bool {
         matches!(

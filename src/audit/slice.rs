@@ -11,7 +11,7 @@ pub enum SliceKind {
     Tail,
     /// Closed: time that was not read when it was new.
     Backfill,
-    /// Closed: time that has been read already (reserved).
+    /// Closed: time that has been read already, read again for what GitHub indexed late.
     Sweep,
 }
 
@@ -61,6 +61,39 @@ pub struct Slice {
     /// Second up to which a gap has been recorded because it expired unread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_to_s: Option<i64>,
+    /// GitHub's now before its first query: how old what it shows was at least, when it was read. `None` for a tail, and for
+    /// what a program before sweeps opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_s: Option<i64>,
+    /// The age that a sweep is for, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep_age_s: Option<i64>,
+}
+
+impl Slice {
+    /// A slice that nothing has been read of.
+    pub fn new(
+        id: u64,
+        kind: SliceKind,
+        from_s: i64,
+        to_s: Option<i64>,
+        opened_s: Option<i64>,
+    ) -> Self {
+        Self {
+            id,
+            kind,
+            from_s,
+            to_s,
+            backfill: None,
+            start_s: from_s,
+            walk: None,
+            confirming: false,
+            entries: 0,
+            gap_to_s: None,
+            opened_s,
+            sweep_age_s: None,
+        }
+    }
 }
 
 /// One query being walked page by page.

@@ -4,18 +4,21 @@ use super::{Exit, Global, Output};
 use crate::audit::checkpoint::Backfill;
 use crate::audit::{Checkpoint, EntityName, Lane, LaneState, Owner, Slice, SliceKind, Topic};
 use crate::config::Config;
+use crate::config::units::show_duration;
 use crate::kafka::restore::{Restored, read_checkpoints};
 use crate::time::{rfc3339_ms, rfc3339_s};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 const LONG_ABOUT: &str = "\
 Show the checkpoints: how far each lane of each entity has been read, what is still open, and who owns the state.
 
 Reads the checkpoint topic and writes nothing; a running daemon is not disturbed. \"Read once\" means that GitHub was \
-asked for that time after it had passed; an entry that GitHub indexes late is not found by that.";
+asked for that time after it had passed. \"Complete\" means that it was read again at the settling age or later, which \
+finds what GitHub indexed late; what is indexed later still is looked for at the further sweep ages.";
 
 /// Show the saved state
 #[derive(Debug, Args)]
@@ -62,6 +65,8 @@ struct EntityView<'a> {
     owner: Option<&'a Owner>,
     sequence: u64,
     github_now_ms: Option<i64>,
+    /// Per lane: end of the time that was read again after settling, epoch seconds.
+    complete_up_to_s: BTreeMap<Lane, i64>,
     lanes: &'a BTreeMap<Lane, LaneState>,
 }
 
@@ -119,10 +124,23 @@ fn views<'a>(config: &Config, restored: &'a Restored) -> Vec<EntityView<'a>> {
             owner: restored.owners.get(&partition),
             sequence: checkpoint.sequence,
             github_now_ms: checkpoint.github_now_ms,
+            complete_up_to_s: frontiers(config, name, checkpoint),
             lanes: &checkpoint.lanes,
         }
     };
     restored.checkpoints.iter().map(view).collect()
+}
+
+/// What may be called complete depends on what the configuration says that GitHub keeps.
+fn frontiers(config: &Config, name: &EntityName, checkpoint: &Checkpoint) -> BTreeMap<Lane, i64> {
+    let now_s = checkpoint.github_now_ms.unwrap_or_default().div_euclid(1000);
+    let entity = config.entities.iter().find(|entity| entity.name == *name);
+    let lanes = entity.into_iter().flat_map(|entity| &entity.lanes);
+    let frontier = |lane: &crate::github::LaneSettings| {
+        let rules = config.collect.rules(lane.lane, lane.retention);
+        Some((lane.lane, checkpoint.lanes.get(&lane.lane)?.frontier_s(&rules, now_s)?))
+    };
+    lanes.filter_map(frontier).collect()
 }
 
 fn list(views: &[EntityView<'_>], out: &mut Output) -> anyhow::Result<()> {
@@ -130,7 +148,15 @@ fn list(views: &[EntityView<'_>], out: &mut Output) -> anyhow::Result<()> {
         out.line("no checkpoint: nothing has been collected yet")?;
         return Ok(());
     }
-    let head = ["ENTITY", "LANE", "READ ONCE UP TO", "TAIL FROM", "OPEN BACKFILL", "ENTRIES"];
+    let head = [
+        "ENTITY",
+        "LANE",
+        "COMPLETE UP TO",
+        "READ ONCE UP TO",
+        "TAIL FROM",
+        "OPEN BACKFILL",
+        "ENTRIES",
+    ];
     let rows: Vec<_> = views.iter().flat_map(lane_rows).collect();
     out.table(&head, &rows)?;
     Ok(())
@@ -144,6 +170,9 @@ fn lane_rows(view: &EntityView<'_>) -> Vec<Vec<String>> {
         vec![
             view.entity.to_owned(),
             lane.to_string(),
+            view.complete_up_to_s
+                .get(lane)
+                .map_or_else(|| "-".to_owned(), |&up_to| rfc3339_s(up_to)),
             up_to.unwrap_or_else(|| "-".to_owned()),
             tail.map_or_else(|| "-".to_owned(), |tail| rfc3339_s(tail.start_s)),
             if open == 0 { "-".to_owned() } else { format!("{open} slices") },
@@ -168,16 +197,31 @@ fn show(view: &EntityView<'_>, out: &mut Output) -> anyhow::Result<()> {
     );
     out.line(format!("  owner of checkpoint partition {}: {owner}", view.partition))?;
     for (lane, state) in view.lanes {
-        show_lane(*lane, state, out)?;
+        show_lane(*lane, state, view.complete_up_to_s.get(lane).copied(), out)?;
     }
     Ok(())
 }
 
-fn show_lane(lane: Lane, state: &LaneState, out: &mut Output) -> anyhow::Result<()> {
+fn show_lane(
+    lane: Lane,
+    state: &LaneState,
+    complete_up_to_s: Option<i64>,
+    out: &mut Output,
+) -> anyhow::Result<()> {
     let began = rfc3339_s(state.began_s);
     out.line(format!("  lane {lane}: {} entries committed, began {began}", state.entries))?;
     for (from_s, to_s) in state.collected.as_slice() {
         out.line(format!("    read once: {} to {}", rfc3339_s(*from_s), rfc3339_s(*to_s)))?;
+    }
+    for swept in &state.swept {
+        let age = age(swept.age_s);
+        for (from_s, to_s) in swept.spans.as_slice() {
+            let (from, to) = (rfc3339_s(*from_s), rfc3339_s(*to_s));
+            out.line(format!("    read at the age of {age} or later: {from} to {to}"))?;
+        }
+    }
+    if let Some(up_to_s) = complete_up_to_s {
+        out.line(format!("    complete up to {}", rfc3339_s(up_to_s)))?;
     }
     for slice in &state.slices {
         out.line(format!("    {}", slice_line(slice)))?;
@@ -206,7 +250,12 @@ fn slice_line(slice: &Slice) -> String {
         None => "waiting".to_owned(),
     };
     let confirming = if slice.confirming { ", asked again for what is new" } else { "" };
-    format!("{} {}: {span}; {progress}{confirming}", slice.kind.as_str(), slice.id)
+    let at = slice.sweep_age_s.map_or_else(String::new, |s| format!(" at the age of {}", age(s)));
+    format!("{} {}{at}: {span}; {progress}{confirming}", slice.kind.as_str(), slice.id)
+}
+
+fn age(seconds: i64) -> String {
+    show_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 fn backfill_line(backfill: &Backfill) -> String {
@@ -229,7 +278,9 @@ mod tests {
     fn lane() -> LaneState {
         let now_s = 1_795_176_000;
         let day_s = 86_400;
-        let rules = LaneRules { lane: Lane::Git, retention_s: Some(7 * day_s), settling_s: 600 };
+        let sweeps = crate::audit::SweepAges::default();
+        let retention_s = Some(7 * day_s);
+        let rules = LaneRules { lane: Lane::Git, retention_s, settling_s: 600, sweeps };
         let mut lane = LaneState::begin(&rules, now_s);
         lane.slices.truncate(3);
         lane.collected.insert(now_s - 9 * day_s, now_s - 7 * day_s);
@@ -245,6 +296,14 @@ mod tests {
             in_order: true,
         });
         lane.slices[2].confirming = true;
+        let (from_s, to_s) = (now_s - day_s, now_s - day_s + 3600);
+        lane.slices.push(Slice {
+            sweep_age_s: Some(600),
+            ..Slice::new(9, SliceKind::Sweep, from_s, Some(to_s), Some(now_s))
+        });
+        let mut spans = crate::audit::Intervals::default();
+        spans.insert(now_s - 42 * day_s, from_s);
+        lane.swept = vec![crate::audit::Swept { age_s: 600, spans }];
         lane.entries = 120;
         lane
     }
@@ -266,6 +325,7 @@ mod tests {
             owner: Some(&owner),
             sequence: 120,
             github_now_ms: Some(1_795_176_000_000),
+            complete_up_to_s: BTreeMap::from([(Lane::Git, 1_795_089_600)]),
             lanes: &lanes,
         };
         insta::assert_snapshot!(printed(|out| show(&view, out).unwrap()), @r#"
@@ -275,14 +335,17 @@ mod tests {
           owner of checkpoint partition 3: process 42 on ops1, started 2026-11-20T10:20:00.000Z
           lane git: 120 entries committed, began 2026-11-20T12:00:00Z
             read once: 2026-11-11T12:00:00Z to 2026-11-13T12:00:00Z
+            read at the age of 10m or later: 2026-10-09T12:00:00Z to 2026-11-19T12:00:00Z
+            complete up to 2026-11-19T12:00:00Z
             tail 1: from 2026-11-20T11:50:00Z on, next query from 2026-11-20T11:50:00Z; walk at a cursor, 12 new entries, last entry of 2026-11-20T11:59:00Z
             backfill 2: 2026-10-09T12:00:00Z to 2026-11-13T12:10:00Z; waiting
             backfill 3: 2026-11-13T12:10:00Z to 2026-11-14T12:10:00Z; waiting, asked again for what is new
+            sweep 9 at the age of 10m: 2026-11-19T12:00:00Z to 2026-11-19T13:00:00Z; waiting
             backfill 1 as a whole: 2026-10-09T12:00:00Z to 2026-11-20T11:50:00Z; being read, 0 entries so far
         "#);
         insta::assert_snapshot!(printed(|out| list(&[view], out).unwrap()), @r#"
-        ENTITY  LANE  READ ONCE UP TO       TAIL FROM             OPEN BACKFILL  ENTRIES
-        acme    git   2026-11-13T12:00:00Z  2026-11-20T11:50:00Z  2 slices       120
+        ENTITY  LANE  COMPLETE UP TO        READ ONCE UP TO       TAIL FROM             OPEN BACKFILL  ENTRIES
+        acme    git   2026-11-19T12:00:00Z  2026-11-13T12:00:00Z  2026-11-20T11:50:00Z  2 slices       120
         "#);
     }
 }

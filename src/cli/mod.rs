@@ -10,6 +10,7 @@ mod connect;
 mod demo;
 mod exit;
 mod man;
+mod offsets;
 mod output;
 mod run;
 #[cfg(feature = "sim")]
@@ -78,6 +79,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    Offsets(offsets::OffsetsArgs),
     Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
@@ -122,6 +124,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
+        Command::Offsets(args) => offsets::run(&args, &cli.global, out),
         Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),

@@ -92,7 +92,6 @@ fn exit_of(error: &DaemonError) -> Exit {
         DaemonError::Setup(_)
         | DaemonError::Collector(CollectorError::State(_))
         | DaemonError::Admin(_)
-        | DaemonError::Grace(_)
         | DaemonError::Unexpected(_) => Exit::Unexpected,
     }
 }

@@ -173,3 +173,62 @@ fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Conf
     keep_seen_ids(&mut kafka, &entities);
     Some(Config { servers, entities, collect, kafka, archive, state, admin, daemon })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kafka(lines: &str, variables: &[(&str, &str)]) -> Result<Settings, Faults> {
+        let text = format!("[kafka]\nbrokers = \"k:1\"\n{lines}\n[archive]\nenabled = false\n");
+        let environment = variables.iter().copied().collect();
+        let report = Report::default();
+        let tree = merge(&text, "test", &environment, &report).unwrap();
+        let Value { kind: ValueKind::Table(_), .. } = tree else { panic!("{tree:?}") };
+        let settings = sections::kafka::read(&mut Table::root(&tree, &report));
+        let (faults, ..) = report.finish();
+        if faults.is_empty() { Ok(settings) } else { Err(Faults(faults)) }
+    }
+
+    /// `ALPHA` sorts before and `zulu` after what the file says: the variable wins by being one.
+    #[test]
+    fn a_variable_replaces_a_property_however_its_dots_are_written() {
+        const NAME: &str = "GHAUDITD__KAFKA__PROPERTIES__SASL__USERNAME";
+        for line in [
+            "[kafka.properties]\n\"sasl.username\" = \"mike\"",
+            "[kafka.properties]\nsasl.username = \"mike\"",
+            "[kafka]\nproperties.sasl.\"username\" = \"mike\"",
+            "",
+        ] {
+            for value in ["ALPHA", "zulu"] {
+                let line = line.trim_start_matches("[kafka]\n");
+                let settings = kafka(line, &[(NAME, value)]).unwrap_or_else(|it| panic!("{it:?}"));
+                assert_eq!(settings.properties["sasl.username"], value, "{line}");
+                assert_eq!(settings.properties.len(), 1, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_variable_replaces_the_path_of_a_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("a-password");
+        std::fs::write(&secret, "hunter2\n").unwrap();
+        // the file's path is not there on this host, and sorts behind the variable's
+        let line = "[kafka.properties_files]\n\"sasl.password\" = \"/zzz/not/there\"";
+        let variable = "GHAUDITD__KAFKA__PROPERTIES_FILES__SASL__PASSWORD";
+        let settings = kafka(line, &[(variable, secret.to_str().unwrap())]);
+        let settings = settings.unwrap_or_else(|it| panic!("{it:?}"));
+        assert_eq!(settings.properties["sasl.password"], "hunter2");
+        let settings = kafka("", &[("GHAUDITD__KAFKA__PROPERTIES__SASL__PASSWORD", "hunter3")]);
+        assert_eq!(settings.unwrap().properties["sasl.password"], "hunter3");
+    }
+
+    #[test]
+    fn a_property_that_stands_twice_is_refused() {
+        let twice = "[kafka.properties]\n\"client.rack\" = \"a\"\nclient.rack = \"b\"";
+        let Err(Faults(faults)) = kafka(twice, &[]) else { panic!("taken") };
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].key.contains("client.rack"), "{faults:?}");
+        assert!(faults[0].problem.contains("twice"), "{faults:?}");
+    }
+}

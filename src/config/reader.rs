@@ -234,6 +234,15 @@ impl<'a> Table<'a> {
             self.wrong_type(key, "a duration in quotes, such as \"10m\" or \"180d\"", value);
             return None;
         };
+        self.duration_of(key, text, &range)
+    }
+
+    fn duration_of(
+        &mut self,
+        key: &'static str,
+        text: &str,
+        range: &RangeInclusive<Duration>,
+    ) -> Option<Duration> {
         match parse_duration(text) {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(duration) => {
@@ -265,6 +274,19 @@ impl<'a> Table<'a> {
             return None;
         }
         self.duration(key, range).or(default)
+    }
+
+    /// A list of durations within a range, or one duration.
+    pub(super) fn durations(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Vec<Duration>> {
+        let texts = self.texts(key)?;
+        let texts = texts.iter().filter(|text| !text.is_empty());
+        // every fault is told, so none ends the list
+        let read: Vec<_> = texts.map(|text| self.duration_of(key, text, &range)).collect();
+        read.into_iter().collect()
     }
 
     /// A size in bytes within a range.
@@ -378,14 +400,24 @@ impl<'a> Table<'a> {
         tables.collect()
     }
 
-    /// The free texts within the table `key`: dotted keys may be quoted or not. With each: whether the environment set it.
+    /// The free texts within the table `key`: dotted keys may be quoted or not. With each: whether the environment set it,
+    /// which then replaces what the file says.
     pub(super) fn free(&mut self, key: &'static str) -> Vec<(String, String, bool)> {
         let mut found = Vec::new();
         let outer = self.table(key);
         if let Some(values) = outer.values {
             flatten(&outer, "", values, &mut found);
         }
-        found.sort();
+        // a variable has dots where the file may have quoted them: the same key all the same, and the variable wins
+        found.sort_by(|a, b| (&a.0, !a.2).cmp(&(&b.0, !b.2)));
+        found.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            if same && !first.2 {
+                let problem = "stands twice: once in quotes, once with plain dots";
+                outer.fault(&format!("{:?}", later.0), problem, "keep one of them");
+            }
+            same
+        });
         found
     }
 

@@ -8,7 +8,7 @@ const DAY_S: u64 = 86_400;
 /// Reads a duration: a number and a unit, or several of them (`"1h 30m"`). Days are 24 hours.
 ///
 /// The error is what is wrong with it, as a fragment after "is".
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.trim().parse::<f64>().is_ok() {
         return Err("a number without a unit".to_owned());
     }

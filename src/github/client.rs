@@ -303,7 +303,8 @@ impl Client {
                 Ok(Page { entries, next, date_ms: date, body_bytes: body.len(), budget })
             }
             Err(error) => {
-                tracing::warn!(entity = %self.entity, bytes = body.len(), %error, "a page cannot be cut into entries");
+                // asked for again with fewer entries: only what becomes of it is worth a warning
+                tracing::debug!(entity = %self.entity, bytes = body.len(), %error, "a page cannot be cut into entries");
                 Err(SourceError::Uncuttable { body, next, date_ms: date })
             }
         }

@@ -10,7 +10,8 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,8 +53,15 @@ impl Trouble {
         matches!(self, Self::Tls | Self::Login)
     }
 
-    fn remedy(self, text: &str) -> &'static str {
+    /// What to do. After a connection of this process has worked, the configuration is no longer under suspicion.
+    fn remedy(self, text: &str, worked: bool) -> &'static str {
         match self {
+            Self::Connection | Self::AllDown if worked && text.contains("refused") => {
+                "the broker has gone away, nothing listens there now: see that it runs"
+            }
+            Self::Connection | Self::AllDown if worked => {
+                "the broker has gone away: see that it runs and that the network reaches it"
+            }
             Self::Login => "login refused: check sasl.mechanism, sasl.username and sasl.password",
             Self::Tls if text.contains("certificate verify failed") => {
                 "the broker's certificate is not trusted: check ssl.ca.location and the host name in kafka.brokers"
@@ -77,28 +85,72 @@ impl Trouble {
     }
 }
 
+/// What all clients of one configuration know together: whether any of them ever got through to the brokers, and what
+/// the log says of their trouble already. An outage that each of them notices is said once.
+#[derive(Debug, Clone, Default)]
+pub struct Contact(Arc<Common>);
+
+#[derive(Debug, Default)]
+struct Common {
+    worked: AtomicBool,
+    told: Mutex<BTreeSet<Trouble>>,
+}
+
+/// What has happened since the start is no part of a configuration.
+impl PartialEq for Contact {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Contact {}
+
+/// What to do where brokers say nothing at all.
+pub(super) const SILENT: &str = "see that the brokers run and are not overloaded";
+
 /// What a client has heard since it last got through.
 #[derive(Debug, Default)]
 pub struct Ears {
     heard: Mutex<BTreeMap<Trouble, String>>,
+    contact: Contact,
+    deaf: AtomicBool,
 }
 
 impl Ears {
+    /// Ears that have heard nothing yet.
+    pub fn new(contact: Contact) -> Self {
+        Self { contact, ..Self::default() }
+    }
+
     /// A call got through: what was heard before no longer explains anything.
     pub fn clear(&self) {
-        let mut heard = lock(&self.heard);
-        if !heard.is_empty() {
-            heard.clear();
-            drop(heard);
+        let common = &self.contact.0;
+        common.worked.store(true, Ordering::Relaxed);
+        lock(&self.heard).clear();
+        // told perhaps by a client that is gone by now
+        let told = std::mem::take(&mut *lock(&common.told));
+        if !told.is_empty() {
             tracing::info!("connection to Kafka is back");
         }
+    }
+
+    /// Something has ended, well or not: what was heard belongs to it, and so does what `drain` takes from the queue.
+    pub(super) fn forget(&self, drain: impl FnOnce()) {
+        self.deaf.store(true, Ordering::Relaxed);
+        drain();
+        self.deaf.store(false, Ordering::Relaxed);
+        lock(&self.heard).clear();
     }
 
     /// The remedy and librdkafka's words for the most telling trouble heard.
     pub fn explain(&self) -> Option<String> {
         let heard = lock(&self.heard);
         let (trouble, text) = heard.last_key_value()?;
-        Some(format!("{} (librdkafka: {text})", trouble.remedy(text)))
+        Some(format!("{} (librdkafka: {text})", trouble.remedy(text, self.worked())))
+    }
+
+    fn worked(&self) -> bool {
+        self.contact.0.worked.load(Ordering::Relaxed)
     }
 
     /// `message`, and why where a reason was heard.
@@ -116,11 +168,20 @@ impl Ears {
         lock(&self.heard).keys().any(|trouble| trouble.is_lasting())
     }
 
-    /// Keeps what was heard; said in the log once until a call gets through again.
+    /// Keeps what was heard; said in the log once until a call gets through again, unless something more telling was, or
+    /// another client has said it.
     fn hear(&self, trouble: Trouble, text: &str) {
-        let is_new = lock(&self.heard).insert(trouble, text.to_owned()).is_none();
-        if is_new {
-            tracing::warn!(reason = %text, "{}", trouble.remedy(text));
+        if self.deaf.load(Ordering::Relaxed) {
+            return;
+        }
+        // how long it took, and how often before: that would make one trouble look like many
+        let text = text.rsplit_once(" (after ").map_or(text, |(cause, _)| cause);
+        let mut heard = lock(&self.heard);
+        let is_new = heard.insert(trouble, text.to_owned()).is_none();
+        let is_worth_a_line = is_new && heard.last_key_value().is_none_or(|(it, _)| *it == trouble);
+        drop(heard);
+        if is_worth_a_line && lock(&self.contact.0.told).insert(trouble) {
+            tracing::warn!(reason = %text, "{}", trouble.remedy(text, self.worked()));
         } else {
             tracing::debug!(reason = %text, "Kafka connection trouble goes on");
         }
@@ -184,7 +245,12 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        // the errors among these lines come through `error` too, and are said there
+        // the errors among these lines come through `error` too, and are said there; but for this one, which is not
+        // always followed by an error: what a plaintext client on a TLS port gets
+        if fac == "FAIL" && message.contains(" in state APIVERSION_QUERY") {
+            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+            self.ears.hear(Trouble::AllDown, text);
+        }
         match level {
             _ if fac == "CONFWARN" => {}
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info => {
@@ -285,6 +351,74 @@ mod tests {
         let texts: std::collections::BTreeSet<_> =
             rows.iter().map(|row| heard(&[*row]).explain().unwrap()).collect();
         assert_eq!(texts.len(), rows.len(), "{texts:#?}");
+    }
+
+    #[test]
+    fn a_connection_that_had_worked_puts_no_suspicion_on_the_configuration() {
+        let contact = Contact::default();
+        // another client of the same process got through
+        Ears::new(contact.clone()).clear();
+        for (trouble, text) in [
+            (Trouble::Connection, "127.0.0.1:9092/1: Disconnected"),
+            (Trouble::Connection, "127.0.0.1:9092/1: Connect failed: Connection refused"),
+            (Trouble::AllDown, "1/1 brokers are down"),
+        ] {
+            let ears = Ears::new(contact.clone());
+            ears.hear(
+                trouble,
+                &format!("{text} (after 12ms in state UP, 3 identical error(s) suppressed)"),
+            );
+            let told = ears.explain().unwrap();
+            assert!(told.starts_with("the broker has gone away"), "{told}");
+            assert!(told.ends_with(&format!("(librdkafka: {text})")), "{told}");
+            assert!(!told.contains("security.protocol"), "{told}");
+        }
+        let ears = Ears::new(contact);
+        ears.hear(Trouble::Login, "SASL authentication error");
+        assert!(ears.explain().unwrap().starts_with("login refused"));
+    }
+
+    #[test]
+    fn what_is_left_in_the_queue_of_something_that_has_ended_is_not_heard() {
+        let ears = heard(&[(RDKafkaErrorCode::BrokerTransportFailure, "x")]);
+        ears.forget(|| ears.hear(Trouble::Connection, "y"));
+        assert_eq!(ears.explain(), None);
+        ears.hear(Trouble::Connection, "z");
+        assert!(ears.explain().is_some());
+    }
+
+    #[test]
+    fn a_connection_closed_at_the_first_question_is_heard_without_an_error() {
+        let ears = Arc::new(Ears::default());
+        let line = "[thrd:k:1/bootstrap]: k:1/bootstrap: Disconnected: connection closed by peer: receive 0 after \
+                    POLLIN (after 2ms in state APIVERSION_QUERY)";
+        Context::new(Arc::clone(&ears)).log(RDKafkaLogLevel::Info, "FAIL", line);
+        let told = ears.explain().unwrap();
+        assert!(
+            told.contains("the port may expect TLS") && told.contains("librdkafka: k:1"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn an_outage_is_told_once_and_so_is_the_next_one() {
+        let contact = Contact::default();
+        let told = || lock(&contact.0.told).len();
+        let clients = [(); 3].map(|()| Ears::new(contact.clone()));
+        for ears in &clients {
+            ears.hear(Trouble::Connection, "x");
+        }
+        assert_eq!(told(), 1);
+        // less telling, and another trouble
+        clients[0].hear(Trouble::AllDown, "y");
+        assert_eq!(told(), 1);
+        clients[1].hear(Trouble::Login, "z");
+        assert_eq!(told(), 2);
+        // a client that had heard nothing gets through
+        Ears::new(contact.clone()).clear();
+        assert_eq!(told(), 0);
+        Ears::new(contact.clone()).hear(Trouble::Connection, "x");
+        assert_eq!(told(), 1);
     }
 
     #[test]

@@ -64,4 +64,7 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// Returns when the outcome is known. Cancelling the future does not cancel the transaction.
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed, SinkError>> + Send;
+
+    /// Who does not answer, why as far as it is known, and what to do: for a commit that takes long.
+    fn silence(&self) -> String;
 }

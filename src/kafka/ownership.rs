@@ -15,7 +15,7 @@ use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
 use super::{Sink as _, SinkError};
-use crate::audit::checkpoint::{GENESIS_KEY, VERSION, owner_key};
+use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, VERSION, owner_key};
 use crate::audit::{Batch, Checkpoint, EntityName, Genesis, Owner, Record, Topic};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
@@ -119,7 +119,9 @@ impl StartError {
     /// Whether trying again later can help without anyone doing anything: the brokers are away.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Topics(TopicError::Unreachable(ScoutError::Unreachable { .. }))
+            Self::Topics(
+                TopicError::NotNow { .. } | TopicError::Unreachable(ScoutError::Unreachable { .. }),
+            )
             | Self::Open(OpenError::Unreachable { .. }) => true,
             Self::Topics(TopicError::Unreachable(ScoutError::Read(error))) => error.is_retriable(),
             Self::Restore(error) => error.is_retriable(),
@@ -179,6 +181,9 @@ impl Ownership {
             && let Some(first) = producers.remove(&0)
         {
             first.close().await;
+        }
+        for note in grown(&genesis, &topics) {
+            tracing::info!("{note}");
         }
         let mut warnings: Vec<String> =
             topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
@@ -275,7 +280,7 @@ impl Ownership {
             return Ok(genesis);
         }
         let genesis = Genesis {
-            version: VERSION,
+            version: STATE_VERSION,
             instance: random_id(),
             topics: topics.iter().map(|topic| (topic.name.clone(), topic.partitions)).collect(),
             created_ms: wall_ms(),
@@ -428,6 +433,23 @@ fn check_listed(genesis: &Genesis, topics: &[TopicState]) -> Result<(), StartErr
     Ok(())
 }
 
+/// Data topics that were given more partitions since the first run, and what that means.
+fn grown(genesis: &Genesis, topics: &[TopicState]) -> Vec<String> {
+    let listed = |topic: &TopicState| genesis.topics.get(&topic.name).copied();
+    topics
+        .iter()
+        .filter_map(|topic| Some((topic, listed(topic).filter(|had| topic.partitions > *had)?)))
+        .map(|(topic, had)| {
+            format!(
+                "topic {} has {} partitions, at the first run it had {had}: entries of a key may now go to another \
+                 partition than before, so for a while consumers see the order of a key only by its sequence header; \
+                 nothing is lost, the archive reads the new partitions from their beginning",
+                topic.name, topic.partitions
+            )
+        })
+        .collect()
+}
+
 /// Entities that were taken out of the config keep their state.
 fn orphans<'a>(
     checkpoints: &'a BTreeMap<EntityName, Checkpoint>,
@@ -455,7 +477,7 @@ fn this_process() -> Owner {
     // no name is worth a failed start
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Owner {
-        version: VERSION,
+        version: STATE_VERSION,
         run: random_id(),
         host: host.trim().to_owned(),
         pid: std::process::id(),
@@ -465,4 +487,37 @@ fn this_process() -> Owner {
 
 fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_topic_that_has_grown_is_told_and_nothing_else() {
+        let topic = |topic: Topic, partitions| TopicState {
+            topic,
+            name: topic.default_name().to_owned(),
+            partitions,
+            replication: 1,
+            message_bytes_max: 1,
+            created: false,
+            warnings: Vec::new(),
+        };
+        let genesis = Genesis {
+            version: VERSION,
+            instance: random_id(),
+            topics: [("github.audit.web".to_owned(), 6), ("ghauditd.seen.web".to_owned(), 12)]
+                .into(),
+            created_ms: 0,
+        };
+        let same = [topic(Topic::Web, 6), topic(Topic::SeenWeb, 12), topic(Topic::Stream, 6)];
+        assert_eq!(grown(&genesis, &same), Vec::<String>::new());
+        let told = grown(&genesis, &[topic(Topic::Web, 8)]);
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0]
+                .starts_with("topic github.audit.web has 8 partitions, at the first run it had 6")
+        );
+    }
 }

@@ -8,7 +8,7 @@
 //!
 //! librdkafka's calls block, so they never run on a tokio worker, and none for longer than [`CALL_TIMEOUT`] at a time.
 
-use super::client::{Context, Ears};
+use super::client::{Context, Ears, SILENT};
 use super::settings::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, Role, Settings};
 use super::triage::{Action, Blame, Facts, Mark, blame};
 use super::{Committed, Sink, SinkError};
@@ -57,6 +57,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Producer {
     partition: i32,
+    brokers: String,
+    ears: Arc<Ears>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -101,12 +103,15 @@ impl Producer {
         let (commands, inbox) = mpsc::channel(1);
         let (opened, answer) = oneshot::channel();
         let engine_id = id.clone();
+        let brokers = settings.brokers.clone();
+        let ears = Arc::new(Ears::new(settings.contact.clone()));
+        let heard = Arc::clone(&ears);
         let name = match role {
             Role::Probe => "kafka-probe".to_owned(),
             _ => format!("kafka-tx-{partition}"),
         };
         let started = thread::Builder::new().name(name).spawn(move || {
-            match Engine::open(engine_id, &config, &settings, metrics, patience) {
+            match Engine::open(engine_id, &config, &settings, heard, metrics, patience) {
                 Ok(engine) => {
                     // nobody waits any more: nobody will send a command either
                     if opened.send(Ok(())).is_ok() {
@@ -118,7 +123,7 @@ impl Producer {
         });
         started.map_err(|error| refused(format!("its thread cannot be started: {error}")))?;
         answer.await.unwrap_or_else(|_| Err(refused("its thread ended".to_owned())))?;
-        Ok(Self { partition, commands })
+        Ok(Self { partition, brokers, ears, commands })
     }
 
     /// The checkpoint partition that it is the fence of.
@@ -158,6 +163,11 @@ impl Sink for Producer {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::Commit { batch, reply }, answer).await
     }
+
+    fn silence(&self) -> String {
+        let reason = self.ears.reason_or(SILENT);
+        format!("no answer from Kafka at {}: {reason}", self.brokers)
+    }
 }
 
 /// What lives on the thread.
@@ -185,10 +195,10 @@ impl Engine {
         id: String,
         config: &rdkafka::ClientConfig,
         settings: &Settings,
+        ears: Arc<Ears>,
         metrics: Arc<Metrics>,
         patience: Duration,
     ) -> Result<Self, OpenError> {
-        let ears = Arc::new(Ears::default());
         let producer =
             ThreadedProducer::from_config_and_context(config, Context::new(Arc::clone(&ears)))
                 .map_err(|error| OpenError::Refused {

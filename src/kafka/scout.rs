@@ -79,7 +79,7 @@ impl Scout {
     pub async fn open(settings: &Settings) -> Result<Self, ScoutError> {
         let settings = settings.clone();
         blocking(move || {
-            let ears = Arc::new(Ears::default());
+            let ears = Arc::new(Ears::new(settings.contact.clone()));
             let context = Context::new(Arc::clone(&ears));
             let config = settings.client_config(Role::Scout);
             let client = ThreadedProducer::from_config_and_context(&config, context)

@@ -4,6 +4,7 @@
 
 pub use super::properties::{SECRET_PROPERTIES, check_properties, refused};
 
+use super::client::Contact;
 use crate::audit::Topic;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub compression: String,
     /// `transaction.timeout.ms`.
     pub transaction_timeout: Duration,
+    /// Not from the configuration: whether a client made from it ever got through.
+    pub contact: Contact,
 }
 
 impl Settings {
@@ -236,6 +239,7 @@ impl Default for Settings {
             seen_git_retention: Duration::from_hours(24 * 21),
             compression: "zstd".to_owned(),
             transaction_timeout: Duration::from_mins(1),
+            contact: Contact::default(),
         }
     }
 }

@@ -79,6 +79,14 @@ pub enum TopicError {
     /// The genesis cannot be read.
     #[error(transparent)]
     Genesis(#[from] Box<RestoreError>),
+    /// The brokers cannot create or describe them for now; may be tried again.
+    #[error("topic {name}: {message}")]
+    NotNow {
+        /// Which.
+        name: String,
+        /// What they said, and what to look at.
+        message: String,
+    },
     /// The brokers refuse to create or to describe them.
     #[error("topic {name}: {message}")]
     Refused {
@@ -177,7 +185,7 @@ async fn may_be_added(settings: &Settings, missing: &[Topic]) -> Result<bool, To
 }
 
 fn admin(settings: &Settings) -> Result<AdminClient<Context>, TopicError> {
-    let context = Context::new(Arc::new(Ears::default()));
+    let context = Context::new(Arc::new(Ears::new(settings.contact.clone())));
     AdminClient::from_config_and_context(&settings.client_config(Role::Scout), context).map_err(
         |error| TopicError::Unreachable(ScoutError::Refused { message: error.to_string() }),
     )
@@ -205,24 +213,58 @@ async fn create(
     let options = AdminOptions::new()
         .request_timeout(Some(CALL_TIMEOUT * 2))
         .operation_timeout(Some(CALL_TIMEOUT));
-    let refused =
-        |name: &str, message: String| TopicError::Refused { name: name.to_owned(), message };
     let results = admin
         .create_topics(&new, &options)
         .await
-        .map_err(|error| refused("(all)", format!("cannot be created: {error}")))?;
+        .map_err(|error| not_now(&format!("cannot be created yet: {error}")))?;
     for result in results {
         match result {
             // another instance that starts at the same time; what it created is judged like any other
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((name, code)) => {
-                let remedy =
-                    "grant CREATE, or create it by hand with the settings of docs/formats.md";
-                return Err(refused(&name, format!("cannot be created: {code}: {remedy}")));
-            }
+            Err((name, code)) => return Err(not_created(&name, code, replication)),
         }
     }
     Ok(())
+}
+
+/// A request as a whole was not answered: nothing is known of any topic.
+fn not_now(message: &str) -> TopicError {
+    TopicError::NotNow { name: "(all)".to_owned(), message: message.to_owned() }
+}
+
+/// Whether what a broker answers may be different soon.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerNotAvailable
+            | RDKafkaErrorCode::NotController
+            | RDKafkaErrorCode::NetworkException
+    )
+}
+
+/// Brokers that have just started, or are too busy to be counted, say that there are too few of them: that passes.
+fn not_created(name: &str, code: RDKafkaErrorCode, replication: i32) -> TopicError {
+    let name = name.to_owned();
+    match code {
+        RDKafkaErrorCode::InvalidReplicationFactor => TopicError::NotNow {
+            name,
+            message: format!(
+                "cannot be created with {replication} replicas: too few brokers are ready. See that they all run, or set \
+                 kafka.replication lower"
+            ),
+        },
+        code if passes(code) => {
+            TopicError::NotNow { name, message: format!("cannot be created yet: {code}") }
+        }
+        _ => {
+            let remedy = "grant CREATE, or create it by hand with the settings of docs/formats.md";
+            TopicError::Refused { name, message: format!("cannot be created: {code}: {remedy}") }
+        }
+    }
 }
 
 /// Replicas of a new topic.
@@ -361,7 +403,7 @@ async fn describe_settings(
     let results = admin
         .describe_configs(&names, &options)
         .await
-        .map_err(|error| refused("(all)", error.to_string()))?;
+        .map_err(|error| not_now(&format!("its settings cannot be read yet: {error}")))?;
     for ((topic, seen), result) in observed.iter_mut().zip(results) {
         let resource = result.map_err(|code| refused(settings.topic(*topic), code.to_string()))?;
         let entries =
@@ -491,6 +533,22 @@ mod tests {
     fn set(mut seen: Observed, key: &str, value: &str) -> Observed {
         seen.settings.insert(key.to_owned(), value.to_owned());
         seen
+    }
+
+    #[test]
+    fn brokers_that_are_not_ready_yet_are_waited_for_and_refusals_are_not() {
+        let of = |code| crate::kafka::ownership::StartError::from(not_created("t", code, 3));
+        for code in [
+            RDKafkaErrorCode::InvalidReplicationFactor,
+            RDKafkaErrorCode::RequestTimedOut,
+            RDKafkaErrorCode::NotController,
+        ] {
+            assert!(of(code).is_retriable(), "{code}");
+        }
+        let told = of(RDKafkaErrorCode::InvalidReplicationFactor).to_string();
+        assert!(told.contains("with 3 replicas") && told.contains("kafka.replication"), "{told}");
+        let refused = of(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert!(!refused.is_retriable() && refused.to_string().contains("grant CREATE"));
     }
 
     #[test]

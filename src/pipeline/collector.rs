@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// Why a collector ended without being asked.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +205,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             Err(error) => {
                 self.buffer.failed();
                 self.sink_pause.fail(now);
-                self.degrade(&format!("seen ids cannot be read: {error}"));
+                self.degrade(&format!("seen ids cannot be used: {error}"));
             }
         }
         Ok(())
@@ -248,8 +249,16 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let partition = Arc::clone(&self.parts.partition);
         let batch = std::mem::take(&mut planned.batch);
         self.parts.health.named_wait(&self.name, "commit", Duration::from_mins(3));
+        let (health, part) = (Arc::clone(&self.parts.health), self.sink_part());
+        let mut told = false;
+        let slow = move |why: String| {
+            if !std::mem::replace(&mut told, true) {
+                warn!(part, "{why}; it ends by itself when they answer");
+            }
+            health.set_degraded(&part, why);
+        };
         self.committing = Some(Box::pin(async move {
-            let result = partition.commit(batch).await;
+            let result = partition.commit(batch, slow).await;
             (Box::new(planned), result)
         }));
     }
@@ -362,6 +371,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
 
     fn accept(&mut self, wanted: Wanted, page: Page, dead_letter: bool) {
         self.last_was_tail = wanted.kind == SliceKind::Tail;
+        self.parts.metrics.slice_page(&self.parts.context.name, wanted.lane, wanted.kind);
         self.per_page = PER_PAGE;
         self.uncuttable = None;
         if wanted.kind == SliceKind::Tail && page.next.is_none() {
@@ -431,6 +441,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
     /// A commit that is under way is awaited: nothing is left half done.
     async fn stop(mut self) -> Result<(), CollectorError> {
         if let Some(committing) = self.committing.take() {
+            self.parts.health.named_wait(&self.name, "a commit under way", Duration::from_mins(3));
             let (planned, result) = committing.await;
             if let Ok(committed) = result {
                 self.apply(*planned, &committed);

@@ -4,8 +4,13 @@ use crate::audit::{Batch, Checkpoint, EntityName};
 use crate::kafka::{Committed, Sink, SinkError};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
+
+/// A commit that takes longer than this is told, again and again until it ends. The brokers give it minutes.
+const SLOW_COMMIT: Duration = Duration::from_secs(10);
 
 /// Why a partition could not be opened again, as what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -71,8 +76,12 @@ impl<O: Opener> Partition<O> {
         self.number
     }
 
-    /// Commits a batch; others wait meanwhile.
-    pub async fn commit(&self, batch: Batch) -> Result<Committed, SinkError> {
+    /// Commits a batch; others wait meanwhile. `slow` hears why, while it takes unusually long.
+    pub async fn commit(
+        &self,
+        batch: Batch,
+        slow: impl FnMut(String),
+    ) -> Result<Committed, SinkError> {
         let mut slot = self.slot.lock().await;
         if std::mem::take(&mut slot.in_flight) {
             slot.sink = None;
@@ -83,7 +92,7 @@ impl<O: Opener> Partition<O> {
             });
         };
         slot.in_flight = true;
-        let result = sink.commit(batch).await;
+        let result = commit_aloud(&*sink, batch, SLOW_COMMIT, slow).await;
         slot.in_flight = false;
         if let Err(SinkError::Lost { .. } | SinkError::Fenced { .. }) = &result {
             slot.sink = None;
@@ -101,5 +110,59 @@ impl<O: Opener> Partition<O> {
             slot.checkpoints = opened.checkpoints;
         }
         Ok(slot.checkpoints.get(entity).cloned())
+    }
+}
+
+async fn commit_aloud<S: Sink>(
+    sink: &S,
+    batch: Batch,
+    slow_after: Duration,
+    mut slow: impl FnMut(String),
+) -> Result<Committed, SinkError> {
+    let began = Instant::now();
+    let mut committing = pin!(sink.commit(batch));
+    loop {
+        tokio::select! {
+            result = &mut committing => return result,
+            () = tokio::time::sleep(slow_after) => {
+                let seconds = began.elapsed().as_secs();
+                slow(format!("a commit is under way for {seconds} s, {}", sink.silence()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers after a while.
+    struct Sluggish(Duration);
+
+    impl Sink for Sluggish {
+        async fn commit(&self, _: Batch) -> Result<Committed, SinkError> {
+            tokio::time::sleep(self.0).await;
+            Ok(Committed::default())
+        }
+
+        fn silence(&self) -> String {
+            "no answer from Kafka at kafka:9092: see that it runs".to_owned()
+        }
+    }
+
+    async fn told(takes: Duration, slow_after: Duration) -> Vec<String> {
+        let mut told = Vec::new();
+        let (sink, batch) = (Sluggish(takes), Batch::default());
+        commit_aloud(&sink, batch, slow_after, |why| told.push(why)).await.unwrap();
+        told
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_takes_long_is_told_with_the_broker() {
+        let ms = Duration::from_millis;
+        assert_eq!(told(ms(5), ms(60_000)).await, Vec::<String>::new());
+        let told = told(ms(200), ms(30)).await;
+        assert!((2..=6).contains(&told.len()), "{told:?}");
+        assert!(told.iter().all(|it| it.ends_with("kafka:9092: see that it runs")), "{told:?}");
     }
 }

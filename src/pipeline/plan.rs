@@ -63,6 +63,19 @@ pub struct Planned {
     pub pending: Pending,
     /// What it counts.
     pub counts: BTreeMap<(Lane, SliceKind), Counts>,
+    /// What a sweep was the first to see.
+    pub late: Vec<Late>,
+}
+
+/// An entry that GitHub indexed after its time had been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// The lane that it came through.
+    pub lane: Lane,
+    /// Its action, `unknown` without one.
+    pub action: String,
+    /// How long after its time it was found, seconds.
+    pub late_s: i64,
 }
 
 /// When a batch is planned.
@@ -85,7 +98,7 @@ impl Clocks {
 pub fn checkpoint_only(context: &EntityContext, mut next: Checkpoint, clocks: Clocks) -> Planned {
     next.github_now_ms = next.github_now_ms.max(Some(clocks.github_now_ms));
     let batch = Batch { records: vec![context.checkpoint_record(&next)] };
-    Planned { batch, next, pending: Pending::default(), counts: BTreeMap::new() }
+    Planned { batch, next, pending: Pending::default(), counts: BTreeMap::new(), late: Vec::new() }
 }
 
 /// Plans one batch of one entity's pages against its committed state.
@@ -113,6 +126,7 @@ pub fn plan<E>(
             next: committed.clone(),
             pending: Pending::default(),
             counts: BTreeMap::new(),
+            late: Vec::new(),
         },
     };
     for fetched in pages {
@@ -139,7 +153,8 @@ impl Plan<'_> {
             &Pending,
         ) -> Result<crate::audit::seen::Verdict, E>,
     ) -> Result<(), E> {
-        let Some(rules) = self.context.rules.get(&fetched.lane).copied() else { return Ok(()) };
+        let context = self.context;
+        let Some(rules) = context.rules.get(&fetched.lane) else { return Ok(()) };
         let Some(kind) = self.slice_kind(fetched) else { return Ok(()) };
         let mut counts = self.out.counts.get(&(fetched.lane, kind)).copied().unwrap_or_default();
         let before = counts.committed;
@@ -161,9 +176,10 @@ impl Plan<'_> {
             }
             let now_s = fetched.answered_s;
             let unread_s = lane.slice(fetched.slice).map_or(now_s, crate::audit::Slice::unread_s);
-            let expired = lane.apply_page(&rules, fetched.slice, &shown, now_s);
+            let expired = lane.apply_page(rules, fetched.slice, &shown, now_s);
             if let Some(expired) = expired {
-                self.gap(fetched.lane, expired, "expired", &mut counts);
+                let cause = if kind == SliceKind::Sweep { "not_read_again" } else { "expired" };
+                self.gap(fetched.lane, expired, cause, &mut counts);
             }
             // a letter that is known already came with its gap
             if fetched.dead_letter && shown.new_entries > 0 {
@@ -209,6 +225,9 @@ impl Plan<'_> {
         counts.committed = counts.committed.saturating_add(1);
         let revision = verdict == crate::audit::seen::Verdict::Revision;
         counts.revisions = counts.revisions.saturating_add(u64::from(revision));
+        if kind == SliceKind::Sweep && !revision {
+            self.late(fetched.lane, entry);
+        }
         let draft = super::record::Draft {
             entry,
             lane: fetched.lane,
@@ -229,6 +248,13 @@ impl Plan<'_> {
             counts.dead_letters = counts.dead_letters.saturating_add(1);
         }
         Ok(())
+    }
+
+    fn late(&mut self, lane: Lane, entry: &Entry) {
+        let Some(time_s) = time_s(entry) else { return };
+        let late_s = self.clocks.now_s().saturating_sub(time_s);
+        let action = entry.action.as_ref().map_or("unknown", crate::audit::Text::as_str).to_owned();
+        self.out.late.push(Late { lane, action, late_s });
     }
 
     fn gap(&mut self, lane: Lane, span: Expired, cause: &'static str, counts: &mut Counts) {
@@ -270,7 +296,12 @@ mod tests {
     const NOW_MS: i64 = 1_790_000_000_000;
 
     fn context() -> EntityContext {
-        let rules = |lane| LaneRules { lane, retention_s: Some(180 * 86_400), settling_s: 600 };
+        let rules = |lane| LaneRules {
+            lane,
+            retention_s: Some(180 * 86_400),
+            settling_s: 600,
+            sweeps: crate::audit::SweepAges::default(),
+        };
         EntityContext {
             name: EntityName::try_from("acme".to_owned()).unwrap(),
             state_partition: 3,
@@ -290,7 +321,7 @@ mod tests {
         let lanes =
             context.rules.iter().map(|(&lane, rules)| (lane, LaneState::begin(rules, now_s)));
         Checkpoint {
-            version: 1,
+            version: crate::audit::checkpoint::VERSION,
             entity: context.name.clone(),
             sequence: 41,
             github_now_ms: None,

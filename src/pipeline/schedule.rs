@@ -1,7 +1,8 @@
 //! Which page is fetched next. Pure; nothing else ever decides to fetch.
 //!
-//! The tail goes first when it is due, in turn with backfill while both have work; backfill goes by earliest deadline
-//! (lower edge + retention), across lanes.
+//! The tail goes first when it is due, in turn with other work while there is any. That which has a deadline goes by
+//! the earliest (lower edge + retention), across lanes: backfill, and the last look before expiry. The other sweeps get what
+//! is left, the youngest age first.
 
 use crate::audit::checkpoint::{Checkpoint, LaneState};
 use crate::audit::lane::{LaneRules, TAIL_SLACK_S};
@@ -78,17 +79,19 @@ pub fn next(view: &View<'_>) -> Decision {
         .filter_map(|(_, lane, state)| Some((due_mono_ms(view, lane), tail(view, lane, state)?)))
         .min_by_key(|(due, _)| *due)
         .map(|(_, tail)| tail);
-    let backfill = backfill(view);
-    match (tail, backfill) {
+    let closed = closed(view);
+    match (tail, closed) {
         (Some(Tail::Behind), _) => Decision::Reshape,
         (Some(Tail::Ready(tail)), None) => Decision::Fetch(tail),
         (Some(Tail::Ready(tail)), Some(_)) if !view.last_was_tail => Decision::Fetch(tail),
-        (_, Some(backfill)) => Decision::Fetch(backfill),
+        (_, Some(closed)) => Decision::Fetch(closed),
+        (None, None) if is_sweep_due(view) => Decision::Reshape,
         (None, None) => Decision::Wait(wake_mono_ms(view)),
     }
 }
 
-/// The state with lanes begun, tails that fell behind split, and unconfirmed backfills asked again; `None`: no change.
+/// The state with lanes begun, tails that fell behind split, unconfirmed backfills asked again, and sweeps opened that are
+/// due; `None`: no change.
 pub fn reshape(
     checkpoint: &Checkpoint,
     rules: &BTreeMap<Lane, LaneRules>,
@@ -101,6 +104,7 @@ pub fn reshape(
         if let Some(state) = next.lanes.get_mut(&lane) {
             changed |= state.split_tail(rules, now_s);
             changed |= state.ask_again(rules, now_s, credentials_changed);
+            changed |= state.open_sweeps(rules, now_s);
         } else {
             next.lanes.insert(lane, LaneState::begin(rules, now_s));
             changed = true;
@@ -147,7 +151,16 @@ fn tail(view: &View<'_>, lane: Lane, state: &LaneState) -> Option<Tail> {
     Some(Tail::Ready(wanted))
 }
 
-fn backfill(view: &View<'_>) -> Option<Wanted> {
+/// What a closed slice is chosen by, the lowest first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Gone at this second.
+    Deadline(i64, i64, u64),
+    /// A sweep that may wait, by age.
+    Leisure(i64, i64, u64),
+}
+
+fn closed(view: &View<'_>) -> Option<Wanted> {
     lanes(view)
         .flat_map(|(rules, lane, state)| {
             state.slices.iter().filter(|slice| slice.kind != SliceKind::Tail).filter_map(
@@ -156,15 +169,28 @@ fn backfill(view: &View<'_>) -> Option<Wanted> {
                         view.now_s >= to.saturating_add(rules.settling_s) || !slice.confirming
                     });
                     let wanted = if settled { wanted(view, lane, slice) } else { None };
-                    let deadline = rules
-                        .retention_s
-                        .map_or(i64::MAX, |retention| slice.unread_s().saturating_add(retention));
-                    wanted.map(|wanted| ((deadline, slice.from_s, slice.id), wanted))
+                    wanted.map(|wanted| (rank(rules, slice), wanted))
                 },
             )
         })
-        .min_by_key(|(deadline, _)| *deadline)
+        .min_by(|(a, _), (b, _)| a.cmp(b))
         .map(|(_, wanted)| wanted)
+}
+
+fn rank(rules: &LaneRules, slice: &Slice) -> Rank {
+    match slice.sweep_age_s.filter(|&age| !rules.sweeps.has_deadline(age)) {
+        Some(age_s) => Rank::Leisure(age_s, slice.from_s, slice.id),
+        None => {
+            let deadline_s = rules
+                .retention_s
+                .map_or(i64::MAX, |retention| slice.unread_s().saturating_add(retention));
+            Rank::Deadline(deadline_s, slice.from_s, slice.id)
+        }
+    }
+}
+
+fn is_sweep_due(view: &View<'_>) -> bool {
+    lanes(view).any(|(rules, _, state)| state.is_sweep_due(rules, view.now_s))
 }
 
 fn due_mono_ms(view: &View<'_>, lane: Lane) -> i64 {
@@ -216,7 +242,7 @@ fn wake_mono_ms(view: &View<'_>) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::EntityName;
+    use crate::audit::{EntityName, SweepAges};
 
     const NOW_S: i64 = 1_790_000_000;
     const DAY_S: i64 = 86_400;
@@ -232,11 +258,13 @@ mod tests {
     impl World {
         fn new() -> Self {
             let rules = |lane, days: i64| {
-                (lane, LaneRules { lane, retention_s: Some(days * DAY_S), settling_s: 600 })
+                let sweeps = SweepAges::default();
+                let retention_s = Some(days * DAY_S);
+                (lane, LaneRules { lane, retention_s, settling_s: 600, sweeps })
             };
             let rules = BTreeMap::from([rules(Lane::Web, 180), rules(Lane::Git, 7)]);
             let empty = Checkpoint {
-                version: 1,
+                version: crate::audit::checkpoint::VERSION,
                 entity: EntityName::try_from("acme".to_owned()).unwrap(),
                 sequence: 0,
                 github_now_ms: None,

@@ -5,6 +5,7 @@ use super::error::StateError;
 use crate::audit::{Bucket, EntityName, SeenLane};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// How many bytes of bucket files are compared with their checksums at start, newest hours first: those that are likely
@@ -49,11 +50,36 @@ pub(super) fn open(seen: &Path, instance: &str) -> Result<Found, StateError> {
     fs::create_dir_all(&root).map_err(StateError::io("create", &root))?;
     match examine(&root) {
         Ok(found) => Ok(found),
-        Err(what) => {
+        Err(flaw) => {
             wipe(&root)?;
-            tracing::warn!(dir = %root.display(), %what, "local seen ids are not whole: rebuilding from the changelog");
+            let dir = root.display();
+            match flaw {
+                Flaw::NeverFlushed => tracing::info!(
+                    %dir,
+                    "the last run ended before it had made its seen ids durable: reading them from Kafka"
+                ),
+                Flaw::Damaged(what) => tracing::warn!(
+                    %dir, %what,
+                    "local seen ids are damaged: rebuilding them from Kafka, nothing is lost"
+                ),
+            }
             Ok(Found::default())
         }
+    }
+}
+
+/// Why a cache is wiped.
+#[derive(Debug, PartialEq, Eq)]
+enum Flaw {
+    /// Nothing in it is vouched for: what a kill in the first minute leaves, or one while it was wiped.
+    NeverFlushed,
+    /// What is vouched for is not there, and what.
+    Damaged(String),
+}
+
+impl From<String> for Flaw {
+    fn from(what: String) -> Self {
+        Self::Damaged(what)
     }
 }
 
@@ -71,15 +97,16 @@ fn remove(path: &Path) -> Result<(), StateError> {
     disk::remove(path).map_err(StateError::io("remove", path))
 }
 
-/// Reads and checks what is there; the error says what is damaged.
-fn examine(root: &Path) -> Result<Found, String> {
+/// Reads and checks what is there.
+fn examine(root: &Path) -> Result<Found, Flaw> {
     let path = root.join(disk::APPLIED);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(_) if disk::names(root).is_ok_and(|names| names.is_empty()) => {
             return Ok(Found::default());
         }
-        Err(error) => return Err(format!("{}: {error}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Flaw::NeverFlushed),
+        Err(error) => return Err(format!("{}: {error}", path.display()).into()),
     };
     let applied = Applied::decode(&bytes).ok_or_else(|| damaged(&path))?;
     let mut lanes = Vec::new();

@@ -254,13 +254,14 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 15] = [
         &[],
         &["run"],
         &["check"],
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["offsets"],
         &["archive"],
         &["archive", "list"],
         &["archive", "cat"],
@@ -321,7 +322,7 @@ fn exit_codes() {
     let place = Place::new();
     let good = place.write("good.toml", &good().replace("DIR", &place.path("")));
     let bad = place.write("bad.toml", "[kafka]\n");
-    let rows: [(&str, &[&str], i32); 11] = [
+    let rows: [(&str, &[&str], i32); 13] = [
         ("help", &["--help"], 0),
         ("good", &["check", "--config", &good], 0),
         ("no command", &[], 2),
@@ -332,6 +333,8 @@ fn exit_codes() {
         ("check with faults", &["check", "--config", &bad], 3),
         ("run with faults", &["run", "--config", &bad], 3),
         ("checkpoint with faults", &["checkpoint", "list", "--config", &bad], 3),
+        ("offsets without a time", &["offsets"], 2),
+        ("offsets at no time", &["offsets", "--at", "yesterday"], 2),
         ("folder for man pages", &["man", "/nowhere"], 1),
     ];
     let mut page = String::new();
@@ -422,6 +425,8 @@ fn the_metrics_page_and_its_document() {
     let metrics = ghauditd::metrics::Metrics::default();
     let acme = EntityName::try_from("acme".to_owned()).unwrap();
     metrics.page(&acme, Lane::Web, 100, 70_000);
+    metrics.slice_page(&acme, Lane::Web, SliceKind::Sweep);
+    metrics.late(&acme, Lane::Web, "repo.create", 700.0);
     metrics.request(&acme, "ok", 0.2);
     metrics.request(&acme, "timeout", 30.0);
     metrics.budget(&acme, 1750, 1700);
@@ -464,7 +469,8 @@ fn the_metrics_page_and_its_document() {
     let mut rest: Vec<_> = page.lines().filter(|line| !is_build(line)).collect();
     // within a counter or a gauge the sets of labels come in any order
     for family in rest.chunk_by_mut(|a, b| name_of(a) == name_of(b)) {
-        if !family.iter().any(|line| line.contains("{le=")) {
+        let is_histogram = family.iter().any(|line| line.contains("{le="));
+        if !family[0].starts_with('#') && !is_histogram {
             family.sort_unstable();
         }
     }

@@ -20,6 +20,8 @@ mod operator;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
+mod sweeps;
+#[cfg(test)]
 mod systemd;
 #[cfg(test)]
 mod torture;

@@ -3,7 +3,7 @@
 //! The words that are asserted are those an operator needs: what is wrong, where, and what to do.
 
 use crate::support::daemon::Daemon;
-use crate::support::kafka::Broker;
+use crate::support::kafka::{Broker, kcat_dump, kcat_dump_uncommitted};
 use crate::support::s3::S3;
 use crate::support::world::{Differences, World};
 use crate::support::{secret_token, wait_until};
@@ -34,21 +34,6 @@ async fn assert_each_once(world: &World) {
     assert_eq!(world.kafka_differences().await, Differences::default());
 }
 
-/// Waits until `/readyz` says all these words, and that it is not ready.
-async fn not_ready(daemon: &mut Daemon, words: &[&str]) {
-    let begun = Instant::now();
-    loop {
-        let answer = daemon.get("/readyz").await;
-        let says = |body: &str| words.iter().all(|word| body.contains(word));
-        if answer.as_ref().is_some_and(|(status, body)| *status == 503 && says(body)) {
-            return;
-        }
-        assert!(daemon.running(), "the daemon has ended:\n{}", daemon.log_tail());
-        assert!(begun.elapsed() < LONG, "not {words:?}: {answer:?}\n{}", daemon.log_tail());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 fn assert_logged(daemon: &Daemon, words: &[&str]) {
     let log = daemon.log();
     let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
@@ -63,7 +48,7 @@ async fn a_wrong_token_is_named_with_its_file_and_a_right_one_is_taken_at_once()
     let file = world.daemon.write("token", &wrong);
     world.daemon.start();
     let words = ["acme", "Bad credentials", "wrong, expired or revoked", file.to_str().unwrap()];
-    not_ready(&mut world.daemon, &words).await;
+    world.daemon.not_ready(&words, LONG).await;
     assert_logged(&world.daemon, &[&["WARN"], &words[..]].concat());
     world.daemon.write("token", &right);
     world.collected(Duration::from_secs(15)).await;
@@ -80,7 +65,7 @@ async fn a_missing_permission_is_told_with_what_is_needed() {
     let mut world = world("no-permission", &Broker::shared(), 10, 0, faults).await;
     world.daemon.start();
     let words = ["acme", "Not Found", "check `slug`", "read:audit_log", "own the enterprise"];
-    not_ready(&mut world.daemon, &words).await;
+    world.daemon.not_ready(&words, LONG).await;
     assert_logged(&world.daemon, &[&["WARN"], &words[..]].concat());
     // told once, and not asked without end
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -95,7 +80,7 @@ async fn a_broker_that_comes_after_the_daemon_is_waited_for() {
     let mut world = world("op-late", &broker, 200, 0, Faults::default()).await;
     world.daemon.start();
     let words = ["kafka", "starting", broker.address()];
-    not_ready(&mut world.daemon, &words).await;
+    world.daemon.not_ready(&words, LONG).await;
     let line = ["WARN", "cannot start yet, trying again", broker.address()];
     wait_until(LONG, "the wait is told", async || {
         world.daemon.log().lines().any(|it| line.iter().all(|word| it.contains(word)))
@@ -109,6 +94,26 @@ async fn a_broker_that_comes_after_the_daemon_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_in_the_middle_costs_only_time() {
+    let broker = Broker::own("op-away").await;
+    let mut world = world("op-away", &broker, 1000, 150, Faults::default()).await;
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    broker.stop().await;
+    // told long before the transaction's time is over
+    let words = ["kafka/acme", "commit is under way", "the broker has gone away", broker.address()];
+    world.daemon.not_ready(&words, LONG).await;
+    assert_logged(&world.daemon, &["WARN", "the broker has gone away", broker.address()]);
+    assert!(!world.daemon.log().contains("security.protocol"), "{}", world.daemon.log());
+    broker.start().await;
+    world.collected(LONG).await;
+    world.archived(LONG).await;
+    world.daemon.ready(LONG).await;
+    assert_each_once(&world).await;
+    assert_eq!(world.archive_differences(), Differences::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_without_lock_is_named_while_collecting_goes_on() {
     let s3 = S3::shared();
     let bucket = s3.create_bucket("unlocked", false, true).await;
@@ -117,7 +122,7 @@ async fn a_bucket_without_lock_is_named_while_collecting_goes_on() {
     world.configure("");
     world.daemon.start();
     let words = ["archive", "degraded", "Object Lock", &bucket, "make a new bucket"];
-    not_ready(&mut world.daemon, &words).await;
+    world.daemon.not_ready(&words, LONG).await;
     assert_logged(&world.daemon, &["ERROR", "Object Lock", &bucket, "collecting goes on"]);
     world.collected(LONG).await;
     assert_each_once(&world).await;
@@ -157,6 +162,56 @@ async fn an_admin_port_that_is_taken_is_named() {
     drop(taken);
     world.daemon.start();
     world.daemon.ready(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_is_quick_and_leaves_nothing_half_committed() {
+    let slow = Faults { slow_first_byte: 1.0, slow_first_byte_ms: 200, ..Faults::default() };
+    let mut world = world("stopped", &Broker::shared(), 2000, 0, slow).await;
+    world.daemon.start();
+    wait_until(LONG, "a part is committed", async || {
+        world.daemon.get("/metrics").await.is_some()
+            && world.daemon.metric("ghauditd_entries_committed_total", "").await >= 200.0
+    })
+    .await;
+    let begun = Instant::now();
+    world.daemon.term();
+    assert_eq!(world.daemon.wait(LONG).await.code(), Some(0), "{}", world.daemon.log_tail());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_logged(&world.daemon, &["INFO", "stopped", "SIGTERM"]);
+    let found = world.kafka_differences().await;
+    assert!(!found.missing.is_empty(), "it was not stopped in the middle");
+    assert_eq!(found, Differences { missing: found.missing.clone(), ..Differences::default() });
+    for topic in ["github.audit.web", "github.audit.git", "ghauditd.checkpoints"] {
+        let topic = world.topic(topic);
+        let all = kcat_dump_uncommitted(&world.brokers, &topic).await;
+        assert_eq!(all, kcat_dump(&world.brokers, &topic).await, "{topic}: open or aborted");
+    }
+    world.sim.set_faults(Faults::default());
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_the_broker_is_away_ends_within_the_grace() {
+    let broker = Broker::own("op-gone").await;
+    let mut world = world("op-gone", &broker, 100, 300, Faults::default()).await;
+    world.configure("[daemon]\ngrace = \"2s\"\n");
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    broker.stop().await;
+    world.daemon.not_ready(&["kafka/acme", "commit is under way"], LONG).await;
+    world.daemon.term();
+    let code = world.daemon.wait(Duration::from_secs(10)).await.code();
+    assert_eq!(code, Some(0), "{}", world.daemon.log_tail());
+    let words = ["WARN", "daemon.grace", "left to the next start", "acme (a commit under way)"];
+    assert_logged(&world.daemon, &words);
+    assert_logged(&world.daemon, &["INFO", "stopped", "SIGTERM"]);
+    broker.start().await;
+    world.daemon.start();
+    world.collected(LONG).await;
+    assert_each_once(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,7 +81,16 @@ impl Place {
     }
 
     pub(super) fn error(&self, verb: &str, error: Errno) -> StoreError {
-        error_at(&self.path, verb, error)
+        match error {
+            // one text for all files, so that it is said once
+            Errno::NOSPC | Errno::DQUOT => error_at(self.root(), "write to", error),
+            _ => error_at(&self.path, verb, error),
+        }
+    }
+
+    /// The store's folder.
+    fn root(&self) -> &Path {
+        self.path.ancestors().nth(self.key.split('/').count()).unwrap_or(&self.path)
     }
 
     /// Writes the file completely, then gives it its name; false when the name is taken. `before_link` may set

@@ -25,6 +25,17 @@ pub(in super::super) fn collect(root: &mut Table<'_>) -> (pipeline::Settings, bo
     for (key, value, range) in durations {
         *value = table.duration(key, range).unwrap_or(*value);
     }
+    let days = |days: u64| Duration::from_hours(24 * days);
+    let last_looks = [
+        ("last_look_web", &mut settings.last_look_web),
+        ("last_look_git", &mut settings.last_look_git),
+    ];
+    for (key, value) in last_looks {
+        *value = table.duration(key, Duration::ZERO..=days(90)).unwrap_or(*value);
+    }
+    if let Some(ages) = table.durations("sweep_ages", seconds(1)..=days(3650)) {
+        settings.sweep_ages = ages;
+    }
     if settings.poll_interval_min > settings.poll_interval_max {
         table.fault(
             "poll_interval_min",

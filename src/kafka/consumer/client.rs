@@ -37,7 +37,7 @@ pub(super) fn consumer(
     for (name, value) in limits {
         config.set(*name, value);
     }
-    let ears = Arc::new(Ears::default());
+    let ears = Arc::new(Ears::new(settings.contact.clone()));
     let kafka = config.create_with_context(Context::new(Arc::clone(&ears)))?;
     Ok(Consumer { kafka, ears })
 }

@@ -1,6 +1,7 @@
 //! Everything that is committed in one partition, with the proof that this was all; and single looks at a place.
 
 use super::client::{Consumer, Isolation, consumer};
+use crate::kafka::client::SILENT;
 use crate::kafka::settings::Settings;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,6 +17,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How often the last stable offset is asked for while another producer's transaction is open.
 const LSO_PAUSE: Duration = Duration::from_millis(50);
+
+/// Most events served after a failed look-up; librdkafka queues a handful for each.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// A record as it lies in the client's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,13 +126,15 @@ pub enum ReadError {
         high: i64,
     },
     /// No answer in time; may be tried again.
-    #[error("{what} not answered within {seconds} s{because}")]
+    #[error("{what}: no answer from Kafka at {brokers} within {seconds} s: {because}")]
     Unreachable {
         /// What was asked.
         what: String,
+        /// `bootstrap.servers`.
+        brokers: String,
         /// How long it was waited for.
         seconds: u64,
-        /// The last connection error, where there was one.
+        /// The last connection error, where there was one, and what to do.
         because: String,
     },
     /// Kafka refuses.
@@ -169,6 +175,7 @@ pub fn read_to_end(
 pub struct TopicReader {
     committed: Consumer,
     uncommitted: Consumer,
+    brokers: String,
     open_transaction_timeout: Duration,
 }
 
@@ -195,6 +202,7 @@ impl TopicReader {
         Ok(Self {
             committed: make(Isolation::Committed)?,
             uncommitted: make(Isolation::Uncommitted)?,
+            brokers: settings.brokers.clone(),
             open_transaction_timeout: settings.transaction_timeout + STALL_TIMEOUT,
         })
     }
@@ -224,6 +232,28 @@ impl TopicReader {
     /// The offset after the last record, committed or not.
     pub fn high_watermark(&self, topic: &str, partition: i32) -> Result<i64, ReadError> {
         Ok(self.fetch_watermarks(&self.uncommitted, topic, partition)?.1)
+    }
+
+    /// The offset of the first record whose timestamp is `at_ms` (epoch milliseconds) or later; `None` where there is none.
+    pub fn offset_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        at_ms: i64,
+    ) -> Result<Option<i64>, ReadError> {
+        let failed = |error: KafkaError| ReadError::Client { message: error.to_string() };
+        let mut asked = TopicPartitionList::with_capacity(1);
+        // librdkafka takes a time in the place of an offset here, and none before the epoch
+        let time = Offset::Offset(at_ms.max(0));
+        asked.add_partition_offset(topic, partition, time).map_err(failed)?;
+        let found =
+            self.retry(&self.committed, &format!("times of {topic}/{partition}"), || {
+                self.committed.kafka.offsets_for_times(asked.clone(), CALL_TIMEOUT)
+            })?;
+        Ok(found.find_partition(topic, partition).and_then(|found| match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
     }
 
     /// See [`read_to_end`].
@@ -422,10 +452,12 @@ impl TopicReader {
         let began = Instant::now();
         loop {
             match call() {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    client.ears.clear();
+                    return Ok(value);
+                }
                 Err(error) => {
-                    // Serves the error callback, which alone knows the reason.
-                    drop(client.kafka.poll(Duration::ZERO));
+                    listen(client);
                     tracing::debug!("{what}: {error}");
                     if began.elapsed() > STALL_TIMEOUT {
                         return Err(self.unreachable(client, what.to_owned(), STALL_TIMEOUT));
@@ -436,11 +468,10 @@ impl TopicReader {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "reads better beside its siblings")]
     fn unreachable(&self, client: &Consumer, what: String, waited: Duration) -> ReadError {
-        let because =
-            client.ears.explain().map_or_else(String::new, |reason| format!(": {reason}"));
-        ReadError::Unreachable { what, seconds: waited.as_secs(), because }
+        let because = client.ears.reason_or(SILENT);
+        let brokers = self.brokers.clone();
+        ReadError::Unreachable { what, brokers, seconds: waited.as_secs(), because }
     }
 
     fn assign(&self, topic: &str, partition: i32, offset: i64) -> Result<(), ReadError> {
@@ -456,11 +487,39 @@ impl TopicReader {
         if let Err(error) = self.committed.kafka.unassign() {
             tracing::debug!("unassign: {error}");
         }
-        while self.committed.kafka.poll(Duration::ZERO).is_some() {}
-        self.committed.ears.clear();
+        let queue = &self.committed.kafka;
+        self.committed.ears.forget(|| while queue.poll(Duration::ZERO).is_some() {});
+    }
+}
+
+/// Serves the error callback, which alone knows the reason: one event each turn, log lines before and after it. Nothing is
+/// assigned while a look-up is tried again, so no record can be among them.
+fn listen(client: &Consumer) {
+    for _ in 0..EVENTS_AT_ONCE {
+        drop(client.kafka.poll(Duration::ZERO));
     }
 }
 
 fn out_of_range(topic: &str, partition: i32, offset: i64, low: i64, high: i64) -> ReadError {
     ReadError::OutOfRange { topic: topic.to_owned(), partition, offset, low, high }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_is_told_with_the_brokers_and_what_to_do() {
+        let settings = Settings { brokers: "kafka-7:9092".to_owned(), ..Settings::default() };
+        let reader = TopicReader::new(&settings).unwrap();
+        let what = "the ends of t/1".to_owned();
+        let error = reader.unreachable(&reader.committed, what, STALL_TIMEOUT);
+        assert!(error.is_retriable());
+        let told = error.to_string();
+        assert!(
+            told.starts_with("the ends of t/1: no answer from Kafka at kafka-7:9092"),
+            "{told}"
+        );
+        assert!(told.ends_with("see that the brokers run and are not overloaded"), "{told}");
+    }
 }

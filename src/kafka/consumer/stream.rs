@@ -305,8 +305,8 @@ impl<E: Fn(StreamRecord<'_>, &mut Vec<u8>)> Worker<E> {
         if self.records.is_empty() {
             return Ok(());
         }
+        self.consumer.ears.clear();
         if std::mem::take(&mut self.troubled) {
-            self.consumer.ears.clear();
             self.send(Event::Healed)?;
         }
         let weight = self.bytes.len().clamp(1, self.limits.queue_bytes_max.max(1));

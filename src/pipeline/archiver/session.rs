@@ -347,6 +347,20 @@ impl<S: Store> Session<S> {
                 tracing::debug!("archive: {error}");
                 Ok(None)
             }
+            // one text for all partitions, so that it is said once
+            Err(ArchiverError::Kafka(ReadError::Unreachable {
+                what,
+                brokers,
+                seconds,
+                because,
+            })) => {
+                self.parts.metrics.retry("archive", "kafka");
+                tracing::debug!(what, "archive: no answer from Kafka");
+                let message =
+                    format!("no answer from Kafka at {brokers} within {seconds} s: {because}");
+                self.parts.status.trouble(Side::Kafka, &message);
+                Ok(None)
+            }
             Err(ArchiverError::Kafka(error)) => {
                 self.parts.metrics.retry("archive", "kafka");
                 self.parts.status.trouble(Side::Kafka, &error.to_string());

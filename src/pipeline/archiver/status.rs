@@ -75,7 +75,7 @@ impl ArchiverStatus {
 
     /// The loop waits for its last puts.
     pub(super) fn draining(&self) {
-        self.health.named_wait(LOOP, "the last puts", Duration::from_mins(10));
+        self.health.named_wait(LOOP, "the last puts and its reader's end", Duration::from_mins(10));
     }
 
     /// The loop has ended.

@@ -1,6 +1,7 @@
 //! What a collector does with the outcome of a transaction.
 
 use super::{Collector, CollectorError};
+use crate::audit::entry::derived_id;
 use crate::github::Source;
 use crate::kafka::{Committed, SinkError};
 use crate::pipeline::partition::{OpenError, Opener};
@@ -52,9 +53,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
     }
 
     pub(super) fn degrade(&self, message: &str) {
-        self.parts
-            .health
-            .set_degraded(&format!("kafka/{}", self.parts.context.name), message.to_owned());
+        self.parts.health.set_degraded(&self.sink_part(), message.to_owned());
+    }
+
+    pub(super) fn sink_part(&self) -> String {
+        format!("kafka/{}", self.parts.context.name)
     }
 
     /// The outcome is unknown until the checkpoint is read: it says what was committed.
@@ -100,7 +103,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.sink_pause.succeed() {
             info!(entity = %self.parts.context.name, "transactions commit again");
         }
-        self.parts.health.clear(&format!("kafka/{}", self.parts.context.name));
+        self.parts.health.clear(&self.sink_part());
     }
 
     /// The planned state becomes the state.
@@ -140,6 +143,16 @@ impl<S: Source, O: Opener> Collector<S, O> {
             for _ in 0..counts.gaps {
                 metrics.gap(name, lane);
                 warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
+            }
+        }
+        for late in &planned.late {
+            let late_s = i32::try_from(late.late_s).unwrap_or(i32::MAX);
+            metrics.late(name, late.lane, &late.action, f64::from(late_s));
+        }
+        if planned.counts.values().any(|counts| counts.dead_letters > 0) {
+            for letter in self.buffer.staged().iter().filter(|fetched| fetched.dead_letter) {
+                let id = letter.page.entries.first().map(|entry| derived_id(&entry.body));
+                warn!(entity = %name, lane = %letter.lane, id, "a page cannot be cut: it is in the dead-letter topic whole");
             }
         }
         let live = |fetched: &&Fetched| fetched.page.next.is_none();

@@ -121,7 +121,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
             self.source_pause.fail(mono_ms());
             return;
         }
-        warn!(entity = %self.parts.context.name, id = digest, "a page cannot be cut and goes to the dead-letter topic whole");
+        // warned about when it is committed: a letter that is known already is no news
+        debug!(entity = %self.parts.context.name, id = digest, "taking a page that cannot be cut as a dead letter");
         let body_bytes = body.len();
         let entries = vec![Entry::opaque(body)];
         let page = Page { entries, next, date_ms, body_bytes, budget: None };

@@ -62,6 +62,7 @@ async fn connect_and_checkpoint_and_archive_on_a_running_installation() {
     assert!(!verdicts(&answer, "archive main").contains(&"failed".to_owned()), "{answer:#}");
 
     checkpoints(&world);
+    offsets(&world);
     archive(&world);
 
     world.sim.set_token("another");
@@ -75,7 +76,7 @@ fn checkpoints(world: &World) {
     let output = world.daemon.command(&["checkpoint", "list"]);
     assert_eq!(code(&output), 0, "{output:?}");
     let lines = text(&output.stdout);
-    assert!(lines.starts_with("ENTITY  LANE  READ ONCE UP TO"), "{lines}");
+    assert!(lines.starts_with("ENTITY  LANE  COMPLETE UP TO"), "{lines}");
     assert_eq!(lines.lines().count(), 3, "{lines}");
 
     let answer = json(&world.daemon.command(&["checkpoint", "show", "acme", "--json"]));
@@ -93,6 +94,29 @@ fn checkpoints(world: &World) {
     let complaint =
         "ghauditd: entity \"nobody\" is neither in the configuration nor in the checkpoints\n";
     assert_eq!(text(&output.stderr), complaint);
+}
+
+fn offsets(world: &World) {
+    let total = |at: &str, member: &str| -> i64 {
+        let answer = json(&world.daemon.command(&["offsets", "--at", at, "--json"]));
+        let rows = answer["partitions"].as_array().unwrap();
+        assert_eq!(rows.len(), 12, "four topics of three partitions: {answer:#}");
+        rows.iter().map(|row| row[member].as_i64().unwrap()).sum()
+    };
+    assert_eq!(total("1d", "offset"), 0, "all that there is was taken within a day");
+    let end = total("1d", "end");
+    assert!(end >= 600, "600 records, and the marks of transactions: {end}");
+    assert_eq!(total("2099-01-01T00:00:00Z", "offset"), end, "nothing is that young");
+
+    let web = world.topic("github.audit.web");
+    let output = world.daemon.command(&["offsets", "--at", "1d", &web, "--format", "csv"]);
+    assert_eq!(text(&output.stdout), format!("{web},0,0\n{web},1,0\n{web},2,0\n"));
+    let output = world.daemon.command(&["offsets", "--at", "1d", "no-such-topic"]);
+    assert_eq!(code(&output), 8);
+    assert!(text(&output.stderr).contains("no-such-topic"), "{output:?}");
+    let output = world.daemon.command(&["offsets", "--at", "yesterday"]);
+    assert_eq!(code(&output), 2);
+    assert!(text(&output.stderr).contains("how long ago (36h, 7d)"), "{output:?}");
 }
 
 fn archive(world: &World) {

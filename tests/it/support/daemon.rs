@@ -74,9 +74,38 @@ impl Daemon {
 
     /// The same with further arguments.
     pub(crate) fn start_with(&mut self, args: &[&str]) {
+        self.spawn(Command::new(PROGRAM), args);
+    }
+
+    /// The same with a file system of its own in a folder, `bytes` large, without room for a byte or a name: [`SmallDisk::free`] makes room.
+    /// `None` where the host does not let a test mount one. What is on it ends with the process.
+    pub(crate) fn start_on_full_disk(&mut self, folder: &Path, bytes: u32) -> Option<SmallDisk> {
+        std::fs::create_dir_all(folder).unwrap();
+        let small = |script: &str| {
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "--mount", "sh", "-c", script]);
+            command.arg(folder).arg(format!("size={bytes},nr_inodes=4000"));
+            command
+        };
+        let tried = small("mount -t tmpfs -o \"$1\" tmpfs \"$0\"").output();
+        if !tried.as_ref().is_ok_and(|output| output.status.success()) {
+            println!("skipped, no file system may be mounted here: {tried:?}");
+            return None;
+        }
+        let mut command = small(
+            "mount -t tmpfs -o \"$1\" tmpfs \"$0\"; shift; mkdir \"$0/ballast\"; cd \"$0/ballast\"; \
+             cat /dev/zero 2>/dev/null >0; seq 4000 | xargs touch 2>/dev/null; cd \"$OLDPWD\"; exec \"$@\"",
+        );
+        command.arg(PROGRAM);
+        self.spawn(command, &[]);
+        let inside = format!("/proc/{}/root", self.pid().unwrap());
+        Some(SmallDisk(Path::new(&inside).join(folder.strip_prefix("/").unwrap())))
+    }
+
+    fn spawn(&mut self, mut command: Command, args: &[&str]) {
         assert!(!self.running(), "the daemon runs already");
         let log = open_log(&self.log);
-        let child = Command::new(PROGRAM)
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.config())
@@ -182,6 +211,21 @@ impl Daemon {
         }
     }
 
+    /// Waits until one line of `/readyz` holds all these words, and it is not ready.
+    pub(crate) async fn not_ready(&mut self, words: &[&str], timeout: Duration) {
+        let start = Instant::now();
+        loop {
+            let answer = self.get("/readyz").await;
+            let says = |line: &str| words.iter().all(|word| line.contains(word));
+            if answer.as_ref().is_some_and(|(code, it)| *code == 503 && it.lines().any(says)) {
+                return;
+            }
+            assert!(self.running(), "the daemon has ended:\n{}", self.log_tail());
+            assert!(start.elapsed() < timeout, "not {words:?}: {answer:?}\n{}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The sum of a metric over all its label sets that contain `labels`; 0 when there is none.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
         let (_, page) = self.get("/metrics").await.expect("the admin server answers");
@@ -195,6 +239,33 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             println!("--- end of {}:\n{}", self.log.display(), self.log_tail());
         }
+    }
+}
+
+/// A file system that only one daemon sees, by the path at which others see it.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Where its contents are while the daemon runs.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes away what fills it.
+    pub(crate) fn free(&self) {
+        std::fs::remove_dir_all(self.0.join("ballast")).unwrap();
+    }
+
+    /// Fills it to the last byte.
+    pub(crate) fn fill(&self) {
+        std::fs::create_dir(self.0.join("ballast")).unwrap();
+        let mut ballast = File::create(self.0.join("ballast/0")).unwrap();
+        let error = loop {
+            if let Err(error) = ballast.write_all(&[0; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     }
 }
 

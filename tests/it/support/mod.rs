@@ -2,10 +2,6 @@
 //!
 //! `make test` starts one shared broker and one shared S3 server and tells the tests where they are
 //! (`GHAUDITD_TEST_*`, see `scripts/test`). A test that kills its broker or its store starts its own.
-#![expect(
-    dead_code,
-    reason = "what the newest tests have not used yet; remove when the compiler says so"
-)]
 
 pub(crate) mod daemon;
 pub(crate) mod kafka;

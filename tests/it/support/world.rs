@@ -149,9 +149,14 @@ impl World {
 
     /// What the `dir` archive holds, read by a reader that is not ours, beside the journal.
     pub(crate) fn archive_differences(&self) -> Differences {
+        self.archive_differences_in(&self.archive_dir())
+    }
+
+    /// The same for a folder that shows the archive.
+    pub(crate) fn archive_differences_in(&self, folder: &Path) -> Differences {
         let mut found = BTreeMap::new();
         let mut objects = Vec::new();
-        files(&self.archive_dir().join("segments"), &mut objects);
+        files(&folder.join("segments"), &mut objects);
         for path in objects {
             let bytes = std::fs::read(&path).unwrap();
             for (seen, times) in archived(&bytes) {

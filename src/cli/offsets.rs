@@ -1,0 +1,192 @@
+//! `ghauditd offsets`: where each partition stood at a time, for whoever resets a consumer.
+
+use super::{Exit, Global, Output};
+use crate::audit::Topic;
+use crate::config::units::parse_duration;
+use crate::kafka::consumer::{ReadError, TopicReader};
+use crate::time::{rfc3339_ms, wall_ms};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+const LONG_ABOUT: &str = "\
+Tell, for each partition of the data topics, the offset of the first record that was committed at or after a time: what \
+a consumer has to be reset to, to read again from then on.
+
+The time is that of the broker when it took the record, not that of the entry: an entry found late has a late offset. \
+Reads only; nobody is disturbed.";
+
+const EXAMPLES: &str = "\
+Examples:
+  ghauditd offsets --at 2026-11-20T00:00:00Z
+  ghauditd offsets --at 36h github.audit.git
+  ghauditd offsets --at 2h --format csv > offsets.csv
+  kafka-consumer-groups.sh --bootstrap-server kafka:9092 --group siem --reset-offsets \\
+      --from-file offsets.csv --execute
+  kcat -b kafka:9092 -C -t github.audit.web -p 0 -o OFFSET -X isolation.level=read_committed";
+
+/// Tell the offsets at a time, to reset a consumer to
+#[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
+pub(super) struct OffsetsArgs {
+    /// Topics; without any, all data topics and the dead letters
+    topics: Vec<String>,
+    /// A time (2026-11-20T00:00:00Z), or how long ago (36h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = parse_at)]
+    at: At,
+    /// How they are printed
+    #[arg(long, value_enum, default_value = "table", conflicts_with = "json")]
+    format: OffsetsFormat,
+    /// Answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OffsetsFormat {
+    /// For people
+    Table,
+    /// topic,partition,offset: for `kafka-consumer-groups --reset-offsets --from-file`
+    Csv,
+}
+
+/// A time as it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Epoch milliseconds.
+    Time(i64),
+    /// Milliseconds before now.
+    Ago(i64),
+}
+
+impl At {
+    fn ms(self, now_ms: i64) -> i64 {
+        match self {
+            Self::Time(ms) => ms,
+            Self::Ago(ms) => now_ms.saturating_sub(ms),
+        }
+    }
+}
+
+fn parse_at(text: &str) -> Result<At, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(At::Time(time.as_millisecond()));
+    }
+    if let Ok(ago) = parse_duration(text) {
+        return Ok(At::Ago(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)));
+    }
+    Err("write a time with its zone (2026-11-20T00:00:00Z), or how long ago (36h, 7d)".to_owned())
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    topic: String,
+    partition: i32,
+    /// The first record at or after the time; the end of the partition where there is none.
+    offset: i64,
+    /// The end of the partition.
+    end: i64,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    at_ms: i64,
+    partitions: &'a [Row],
+}
+
+pub(super) fn run(args: &OffsetsArgs, global: &Global, out: &mut Output) -> anyhow::Result<Exit> {
+    let Some(loaded) = super::config_or_complaints(global, out) else { return Ok(Exit::Config) };
+    let kafka = loaded.config.kafka;
+    let at_ms = args.at.ms(wall_ms());
+    let topics = if args.topics.is_empty() {
+        let data = Topic::ALL.into_iter().filter(|topic| topic.holds_entries());
+        data.map(|topic| kafka.topic(topic).to_owned()).collect()
+    } else {
+        args.topics.clone()
+    };
+    let found = super::block_on(async {
+        tokio::task::spawn_blocking(move || rows(&TopicReader::new(&kafka)?, &topics, at_ms)).await
+    })??;
+    let rows = match found {
+        Ok(rows) => rows,
+        Err(error @ (ReadError::NoTopic { .. } | ReadError::NoPartition { .. })) => {
+            out.complain(error);
+            return Ok(Exit::NotFound);
+        }
+        Err(error) => {
+            out.complain(format!("offsets cannot be read: {error}"));
+            return Ok(if error.is_retriable() { Exit::Unexpected } else { Exit::Refused });
+        }
+    };
+    print(args, at_ms, &rows, out)?;
+    Ok(Exit::Ok)
+}
+
+fn rows(reader: &TopicReader, topics: &[String], at_ms: i64) -> Result<Vec<Row>, ReadError> {
+    let mut rows = Vec::new();
+    for topic in topics {
+        for partition in 0..reader.partition_count(topic)? {
+            let end = reader.watermarks(topic, partition)?.stable;
+            let offset = reader.offset_at(topic, partition, at_ms)?.map_or(end, |at| at.min(end));
+            rows.push(Row { topic: topic.clone(), partition, offset, end });
+        }
+    }
+    Ok(rows)
+}
+
+fn print(args: &OffsetsArgs, at_ms: i64, rows: &[Row], out: &mut Output) -> anyhow::Result<()> {
+    if args.json {
+        out.json(&Answer { at_ms, partitions: rows })?;
+        return Ok(());
+    }
+    if args.format == OffsetsFormat::Csv {
+        for row in rows {
+            out.line(format!("{},{},{}", row.topic, row.partition, row.offset))?;
+        }
+        return Ok(());
+    }
+    out.line(format!("first records committed at or after {}", rfc3339_ms(at_ms)))?;
+    let cells: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let behind = row.end.saturating_sub(row.offset);
+            let [partition, offset, end] =
+                [row.partition.to_string(), row.offset.to_string(), row.end.to_string()];
+            vec![row.topic.clone(), partition, offset, end, behind.to_string()]
+        })
+        .collect();
+    out.table(&["TOPIC", "PARTITION", "OFFSET", "END", "OFFSETS FROM THERE"], &cells)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::testing::printed;
+
+    #[test]
+    fn a_time_or_how_long_ago() {
+        assert_eq!(parse_at("2026-11-20T01:00:00+01:00"), Ok(At::Time(1_795_132_800_000)));
+        assert_eq!(parse_at("36h").map(|at| at.ms(200_000_000)), Ok(70_400_000));
+        for wrong in ["", "yesterday", "2026-11-20", "2026-11-20T00:00:00", "5", "-3h"] {
+            let told = parse_at(wrong).unwrap_err();
+            assert!(told.contains("with its zone"), "{wrong}: {told}");
+        }
+    }
+
+    #[test]
+    fn offsets_for_people_and_for_kafkas_own_tool() {
+        let row = |partition, offset, end| Row { topic: "t".to_owned(), partition, offset, end };
+        let rows = [row(0, 5, 20), row(1, 9, 9)];
+        let shown = |format| {
+            let args = OffsetsArgs { topics: Vec::new(), at: At::Time(0), format, json: false };
+            printed(|out| print(&args, 1_795_132_800_000, &rows, out).unwrap())
+        };
+        assert_eq!(shown(OffsetsFormat::Csv), "t,0,5\nt,1,9\n");
+        insta::assert_snapshot!(shown(OffsetsFormat::Table), @r"
+        first records committed at or after 2026-11-20T00:00:00.000Z
+        TOPIC  PARTITION  OFFSET  END  OFFSETS FROM THERE
+        t      0          5       20   15
+        t      1          9       9    0
+        ");
+    }
+}
