@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot run must stop")]
 #![expect(clippy::disallowed_methods, reason = "a bench is told by its environment what to do")]
 
+mod support;
+
 use ghauditd::archive::{AnyStore, LockMode, Settings, StoreSettings};
 use ghauditd::health::Health;
 use ghauditd::kafka::settings::Settings as KafkaSettings;
@@ -22,20 +24,19 @@ use sha2::{Digest as _, Sha256};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use support::{cpu_seconds, number, peak_rss_mib, variable};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 6;
 const WAIT: Duration = Duration::from_mins(1);
 
 fn main() {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     // `cargo test --benches` and the like: nothing to measure against.
     let Some(brokers) = variable("GHAUDITD_TEST_BROKERS") else {
         println!("not run: GHAUDITD_TEST_BROKERS is not set, use scripts/bench");
         return;
     };
-    let records =
-        variable("GHAUDITD_BENCH_RECORDS").map_or(1_000_000, |text| text.parse().unwrap());
+    let records = number("GHAUDITD_BENCH_RECORDS", 1_000_000);
     if let Some(phase) = variable("GHAUDITD_BENCH_PHASE") {
         let topic = variable("GHAUDITD_BENCH_TOPIC").unwrap();
         measured(&phase, records, || match phase.as_str() {
@@ -63,30 +64,16 @@ fn main() {
 
 /// Runs a phase, and prints what it cost the process.
 fn measured(phase: &str, records: u32, work: impl FnOnce()) {
-    let (before, began) = (cpu_seconds(), Instant::now());
+    let (before, began) = (cpu_seconds("self"), Instant::now());
     work();
-    let (cpu, wall) = (cpu_seconds() - before, began.elapsed().as_secs_f64());
+    let (cpu, wall) = (cpu_seconds("self") - before, began.elapsed().as_secs_f64());
     let records = f64::from(records);
     println!(
         "{phase:<6} {:>6.2} us CPU a record, {:>8.0} records/s, peak RSS {} MiB",
         cpu * 1e6 / records,
         records / wall,
-        peak_rss_kib() >> 10
+        peak_rss_mib("self")
     );
-}
-
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).unwrap().parse::<f64>().unwrap();
-    // user and system time, in hundredths of a second on Linux
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-fn peak_rss_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Fills the topic as the collector does: transactions of 1,000 records.

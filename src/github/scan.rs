@@ -9,12 +9,16 @@ pub(super) struct Scanner<'a> {
     pub(super) bytes: &'a [u8],
     /// Where we are.
     pub(super) at: usize,
+    /// Number of the block of 64 bytes that `stops` is about.
+    block: usize,
+    /// One bit for each byte of that block, the lowest for the first: whether it is a `"` or `\`.
+    stops: u64,
 }
 
 impl<'a> Scanner<'a> {
     /// A scanner of `bytes` that stands at `at`.
     pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
-        Self { bytes, at }
+        Self { bytes, at, block: usize::MAX, stops: 0 }
     }
 
     #[inline]
@@ -76,7 +80,7 @@ impl<'a> Scanner<'a> {
     /// Goes behind the string whose opening quote stands here; says whether it holds an escape.
     #[inline]
     pub(super) fn skip_string(&mut self) -> Option<bool> {
-        let end = find_quote_or_backslash(self.bytes, self.at + 1)?;
+        let end = self.find_stop(self.at + 1)?;
         self.at = end + 1;
         if self.bytes.get(end) == Some(&b'"') { Some(false) } else { self.skip_escaped() }
     }
@@ -85,11 +89,39 @@ impl<'a> Scanner<'a> {
     #[cold]
     fn skip_escaped(&mut self) -> Option<bool> {
         loop {
-            let end = find_quote_or_backslash(self.bytes, self.at + 1)?;
+            let end = self.find_stop(self.at + 1)?;
             self.at = end + 1;
             if self.bytes.get(end) == Some(&b'"') {
                 return Some(true);
             }
+        }
+    }
+
+    /// The first `"` or `\` at or after `at`. Most strings lie in the block that is known already: a shift and a count,
+    /// whatever their length.
+    #[inline]
+    fn find_stop(&mut self, at: usize) -> Option<usize> {
+        if at / BLOCK == self.block {
+            let ahead = self.stops >> (at % BLOCK);
+            if ahead != 0 {
+                return Some(at + lowest(ahead));
+            }
+        }
+        self.find_stop_further(at)
+    }
+
+    /// The same from the block on that is not known yet.
+    #[inline(never)]
+    fn find_stop_further(&mut self, at: usize) -> Option<usize> {
+        let mut from = if at / BLOCK == self.block { (self.block + 1) * BLOCK } else { at };
+        loop {
+            self.block = from / BLOCK;
+            self.stops = stops(self.bytes.get(self.block * BLOCK..)?)?;
+            let ahead = self.stops >> (from % BLOCK);
+            if ahead != 0 {
+                return Some(from + lowest(ahead));
+            }
+            from = (self.block + 1) * BLOCK;
         }
     }
 
@@ -152,41 +184,37 @@ impl Kinds {
     }
 }
 
-const EACH: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-const QUOTES: u64 = EACH * 0x22;
-const BACKSLASHES: u64 = EACH * 0x5c;
+/// Bytes that one word has bits for.
+const BLOCK: usize = 64;
 
-/// The first `"` or `\` at or after `at`. Nearly all strings of an entry end within 32 bytes: two fixed steps without a
-/// branch on the length beat the call of a general search there, and lose to it in long ones.
+/// Marks each `"` and `\` of the block that begins `rest`. `None` at the end of the bytes.
 #[inline]
-fn find_quote_or_backslash(bytes: &[u8], at: usize) -> Option<usize> {
-    let rest = bytes.get(at..)?;
-    if let Some(block) = rest.first_chunk::<32>() {
-        let &[a, b, c, d] = block.as_chunks::<8>().0 else { return None };
-        let (a, b, c, d) = (hits(a), hits(b), hits(c), hits(d));
-        if a | b != 0 {
-            return Some(at + first_hit(a, b));
-        }
-        if c | d != 0 {
-            return Some(at + 16 + first_hit(c, d));
-        }
+fn stops(rest: &[u8]) -> Option<u64> {
+    rest.first_chunk::<BLOCK>().map(marks).or_else(|| stops_of_last(rest))
+}
+
+#[cold]
+fn stops_of_last(rest: &[u8]) -> Option<u64> {
+    let mut block = [0; BLOCK];
+    block.get_mut(..rest.len())?.copy_from_slice(rest);
+    (!rest.is_empty()).then(|| marks(&block))
+}
+
+/// Comparing without a branch becomes vector instructions; multiplying gathers the lowest bits of eight bytes in the
+/// highest one.
+#[inline]
+fn marks(block: &[u8; BLOCK]) -> u64 {
+    let mut marked = [0_u8; BLOCK];
+    for (mark, byte) in marked.iter_mut().zip(block) {
+        *mark = u8::from((*byte == b'"') | (*byte == b'\\'));
     }
-    memchr::memchr2(b'"', b'\\', rest).map(|offset| at + offset)
+    marked.as_chunks::<8>().0.iter().rev().fold(0, |marks, word| {
+        (marks << 8) | (u64::from_le_bytes(*word).wrapping_mul(0x0102_0408_1020_4080) >> 56)
+    })
 }
 
-/// Marks the first byte of a word that is a `"` or `\` by its highest bit: xor makes such a byte zero, and the lowest byte
-/// that borrows is exact. Bits above it may be false.
+/// Place of the lowest bit that is set.
 #[inline]
-fn hits(word: [u8; 8]) -> u64 {
-    let word = u64::from_le_bytes(word);
-    let (quote, backslash) = (word ^ QUOTES, word ^ BACKSLASHES);
-    ((quote.wrapping_sub(EACH) & !quote) | (backslash.wrapping_sub(EACH) & !backslash)) & HIGH
-}
-
-/// The first marked byte of two words.
-#[inline]
-fn first_hit(low: u64, high: u64) -> usize {
-    let (hits, before) = if low != 0 { (low, 0) } else { (high, 8) };
-    usize::try_from(hits.trailing_zeros() / 8).map_or(0, |offset| before + offset)
+fn lowest(marks: u64) -> usize {
+    usize::try_from(marks.trailing_zeros()).unwrap_or_default()
 }

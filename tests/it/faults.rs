@@ -320,8 +320,15 @@ async fn nine_days_away_what_has_expired_is_told_as_a_gap() {
         gaps(&world).await.iter().any(|gap| edge(gap, "to") >= times().max().unwrap())
     })
     .await;
+    // what the tail had read just before the stop had no time to be read again: told apart
+    let (again, gaps): (Vec<_>, Vec<_>) =
+        gaps(&world).await.into_iter().partition(|gap| gap["cause"] == "not_read_again");
+    let length_ms = |gap: &serde_json::Value| edge(gap, "to") - edge(gap, "from");
+    assert!(
+        again.iter().all(|gap| gap["lane"] == "git" && length_ms(gap) < 3_600_000),
+        "{again:?}"
+    );
     // one for each slice, each beginning where the one before it ends
-    let gaps = gaps(&world).await;
     let lane_and_cause = (&"git".into(), &"expired".into());
     assert!(gaps.iter().all(|gap| (&gap["lane"], &gap["cause"]) == lane_and_cause), "{gaps:?}");
     let mut spans: Vec<_> = gaps.iter().map(|gap| (edge(gap, "from"), edge(gap, "to"))).collect();
