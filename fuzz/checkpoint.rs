@@ -88,13 +88,16 @@ const FAULTS: &[&str] = &[
 
 fn check(bytes: &[u8]) {
     let mut found = serde_json::from_slice::<Value>(bytes).ok();
-    let version = found.as_ref().and_then(|it| it["version"].as_u64());
+    // serde also takes members by their order instead of their names
+    let version = found.as_ref().and_then(|it| it["version"].as_u64().or(it[0].as_u64()));
     let is_known = version == Some(u64::from(STATE_VERSION));
     if let Ok(it) = Checkpoint::decode(bytes) {
         assert!(version.is_some_and(|found| (1..=u64::from(VERSION)).contains(&found)));
         assert_eq!(Checkpoint::decode(&it.encode()).unwrap(), it);
         // an older record is of this program's version once it is read
-        found.as_mut().unwrap()["version"] = VERSION.into();
+        if let Some(Value::Object(members)) = &mut found {
+            members.insert("version".to_owned(), VERSION.into());
+        }
         same_names(found.as_ref(), &it.encode());
         for lane in it.lanes.values() {
             let spans = lane.collected.as_slice();
@@ -127,6 +130,8 @@ fn contains(written: &Value, read: &Value) {
                 contains(&written[name], value);
             }
         }
+        // members by their order instead of their names: serde takes that too
+        Value::Array(_) if written.is_object() => {}
         // a list that is empty may be left out too
         Value::Array(items) if items.is_empty() && written.is_null() => {}
         Value::Array(items) => {

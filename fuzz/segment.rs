@@ -214,8 +214,8 @@ fn bytes(decisions: &mut Decisions<'_>) -> Option<Vec<u8>> {
     match decisions.byte() {
         0..=31 => None,
         32..=95 => Some((0..decisions.below(24)).map(|_| decisions.byte()).collect()),
-        96..=97 => Some(vec![decisions.byte(); decisions.below(256) * 400]),
-        98..=103 => {
+        96 => Some(vec![decisions.byte(); decisions.below(256) * 300]),
+        97..=101 => {
             let depth = decisions.below(256);
             Some([vec![b'['; depth], vec![b']'; depth]].concat())
         }

@@ -361,6 +361,16 @@ mod tests {
         }
     }
 
+    /// Found by the fuzz target `checkpoint_of_fields`: a query's were ignored.
+    #[test]
+    fn an_unknown_member_is_refused_wherever_it_stands() {
+        for (at, _) in GOLDEN_CHECKPOINT.match_indices('{') {
+            let (before, after) = GOLDEN_CHECKPOINT.split_at(at + 1);
+            let more = Checkpoint::decode(format!("{before}\"more\":1,{after}").as_bytes());
+            assert!(matches!(more, Err(DecodeError::Malformed { .. })), "{before}");
+        }
+    }
+
     prop_compose! {
         fn any_walk()(
             from_s in any::<i64>(), to_s in option::of(any::<i64>()), cursor in option::of(".{1,40}"),

@@ -182,7 +182,7 @@ impl LaneState {
         slice.entries = slice.entries.saturating_add(entries);
         let backfill = slice.backfill;
         if let Some(walk) = slice.walk.as_mut() {
-            walk.take(shown, now_s);
+            take(walk, shown, now_s);
         }
         if let Some(backfill) = backfill.and_then(|id| self.backfill_mut(id)) {
             backfill.entries = backfill.entries.saturating_add(entries);
@@ -377,61 +377,10 @@ impl Slice {
     }
 }
 
-impl Walk {
-    fn new(query: Query) -> Self {
-        Self {
-            query,
-            began_s: None,
-            cursor: None,
-            new_entries: 0,
-            newest_s: None,
-            first_s: None,
-            last_s: None,
-            in_order: true,
-        }
-    }
-
-    /// Where a walk of this query starts again without a cursor when it has shown entries of these times, epoch seconds.
-    pub fn restart_after(
-        query: Query,
-        times_s: impl IntoIterator<Item = Option<i64>>,
-        now_s: i64,
-    ) -> i64 {
-        let mut walk = Self::new(query);
-        times_s.into_iter().for_each(|time_s| walk.show(time_s, now_s));
-        walk.restart_s(query.from_s, query.to_s)
-    }
-
-    fn take(&mut self, shown: &Shown, now_s: i64) {
-        shown.times_s.iter().for_each(|&time_s| self.show(time_s, now_s));
-        self.new_entries = self.new_entries.saturating_add(shown.new_entries);
-        self.cursor.clone_from(&shown.cursor);
-    }
-
-    fn show(&mut self, time_s: Option<i64>, now_s: i64) {
-        // an entry dated ahead of now says nothing about how far the walk has come
-        let sane = time_s.filter(|&time| time <= now_s);
-        self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
-        self.newest_s = self.newest_s.max(sane);
-        self.first_s = self.first_s.or(sane);
-        self.last_s = sane.or(self.last_s);
-    }
-
-    fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
-        match self.last_s {
-            Some(last)
-                if self.is_rising() && last >= start_s && to_s.is_none_or(|to| last <= to) =>
-            {
-                last
-            }
-            _ => start_s,
-        }
-    }
-
-    /// Whether the oldest come first, beyond doubt: entries of one second alone may as well be the newest of all.
-    fn is_rising(&self) -> bool {
-        self.in_order && self.first_s.is_some_and(|first| Some(first) < self.last_s)
-    }
+fn take(walk: &mut Walk, shown: &Shown, now_s: i64) {
+    shown.times_s.iter().for_each(|&time_s| walk.show(time_s, now_s));
+    walk.new_entries = walk.new_entries.saturating_add(shown.new_entries);
+    walk.cursor.clone_from(&shown.cursor);
 }
 
 fn count(n: usize) -> u64 {

@@ -28,6 +28,7 @@ impl SliceKind {
 
 /// The exact question that GitHub is asked; a cursor is valid only with the query that produced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     /// `created:>=` this second.
     pub from_s: i64,
@@ -117,4 +118,58 @@ pub struct Walk {
     pub last_s: Option<i64>,
     /// Whether every entry of the walk so far carried a time, in non-descending order.
     pub in_order: bool,
+}
+
+impl Walk {
+    /// A walk that has shown nothing yet.
+    pub(super) fn new(query: Query) -> Self {
+        Self {
+            query,
+            began_s: None,
+            cursor: None,
+            new_entries: 0,
+            newest_s: None,
+            first_s: None,
+            last_s: None,
+            in_order: true,
+        }
+    }
+
+    /// Where a walk of this query starts again without a cursor when it has shown entries of these times, epoch seconds.
+    pub fn restart_after(
+        query: Query,
+        times_s: impl IntoIterator<Item = Option<i64>>,
+        now_s: i64,
+    ) -> i64 {
+        let mut walk = Self::new(query);
+        times_s.into_iter().for_each(|time_s| walk.show(time_s, now_s));
+        walk.restart_s(query.from_s, query.to_s)
+    }
+
+    /// Takes the time of its next entry.
+    pub(super) fn show(&mut self, time_s: Option<i64>, now_s: i64) {
+        // an entry dated ahead of now says nothing about how far the walk has come
+        let sane = time_s.filter(|&time| time <= now_s);
+        self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
+        self.newest_s = self.newest_s.max(sane);
+        self.first_s = self.first_s.or(sane);
+        self.last_s = sane.or(self.last_s);
+    }
+
+    /// Where a walk of a slice from `start_s` to `to_s` starts again without a cursor.
+    pub(super) fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
+        match self.last_s {
+            Some(last)
+                if self.is_rising() && last >= start_s && to_s.is_none_or(|to| last <= to) =>
+            {
+                last
+            }
+            _ => start_s,
+        }
+    }
+
+    /// Whether the oldest come first, beyond doubt: entries of one second alone may as well be the newest of all.
+    fn is_rising(&self) -> bool {
+        self.in_order && self.first_s.is_some_and(|first| Some(first) < self.last_s)
+    }
 }
