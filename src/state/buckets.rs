@@ -6,6 +6,7 @@
 
 use super::disk::{self, Applied, ReadError, Vouched};
 use super::error::StateError;
+use super::opening::Lock;
 use super::pending::Pending;
 use super::set::FingerprintSet;
 use super::shelf::{Loaded, Shelf, Slot};
@@ -13,7 +14,6 @@ use super::{Settings, opening};
 use crate::audit::seen_record::SeenRecordError;
 use crate::audit::{Bucket, EntityName, Fingerprint, SeenLane, SeenRecord, Topic, Verdict};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 

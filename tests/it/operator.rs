@@ -221,13 +221,14 @@ async fn a_second_daemon_in_one_state_folder_leaves_the_first_alone() {
     world.daemon.ready(LONG).await;
     let mut second = Daemon::new("one-folder-second");
     let config = std::fs::read_to_string(world.daemon.config()).unwrap();
-    second.configure(&config.replace(
-        &world.daemon.admin().to_string(),
-        &second.admin().to_string(),
-    ));
+    second
+        .configure(&config.replace(&world.daemon.admin().to_string(), &second.admin().to_string()));
     second.start();
     assert_eq!(second.wait(LONG).await.code(), Some(5), "{}", second.log_tail());
-    assert_logged(&second, &["ERROR", "is in use by another ghauditd", "a state folder of its own"]);
+    assert_logged(
+        &second,
+        &["ERROR", "is in use by another ghauditd", "a state folder of its own"],
+    );
     world.collected(LONG).await;
     world.daemon.ready(LONG).await;
     assert_each_once(&world).await;
