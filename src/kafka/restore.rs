@@ -353,7 +353,7 @@ mod tests {
     fn what_cannot_be_trusted_is_refused() {
         let home = EntityName::try_from("acme".to_owned()).unwrap().partition(12);
         let away = (home + 1) % 12;
-        let newer = br#"{"version":2,"anything":true}"#.to_vec();
+        let newer = br#"{"version":3,"anything":true}"#.to_vec();
         let rows = [
             (restored(away, &[("acme", Some(checkpoint("acme", 1)))]), "belongs in partition"),
             (restored(home, &[("acme", Some(newer.clone()))]), "start the newer ghauditd"),
