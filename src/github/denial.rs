@@ -14,9 +14,15 @@ pub fn remedy(denial: Denial, kind: EntityKind, place: &str, api_version: &str) 
     let permission = permission(kind);
     match denial {
         Denial::Unauthorized => {
-            format!(
-                "the token from {place} is wrong, expired or revoked; write a valid one there, it is read again by itself"
-            )
+            // systemd hands a copy to the process: the original is another file
+            let renew = if place.starts_with("systemd credential") {
+                "write a valid one to the file that LoadCredential= names, and restart the unit"
+            } else if place.starts_with("environment variable") {
+                "set a valid one, and restart"
+            } else {
+                "write a valid one there, it is read again by itself"
+            };
+            format!("the token from {place} is wrong, expired or revoked; {renew}")
         }
         Denial::Forbidden => permission.to_owned(),
         Denial::Sso => format!(
@@ -99,6 +105,14 @@ mod tests {
         assert_eq!(said(b"<html>", "tok"), Default::default());
         assert_eq!(said(br#"{"message":7}"#, "tok"), Default::default());
         assert_eq!(without_secret("a tok b tok", "tok"), "a [secret] b [secret]");
+    }
+
+    #[test]
+    fn a_token_is_renewed_where_it_comes_from() {
+        let told = |place| remedy(Denial::Unauthorized, EntityKind::Enterprise, place, "v");
+        assert!(told("/etc/token").ends_with("it is read again by itself"));
+        assert!(told("systemd credential t").ends_with("restart the unit"));
+        assert!(told("environment variable T").ends_with("and restart"));
     }
 
     /// Found by the fuzz target `answer_message`.

@@ -2,6 +2,7 @@
 
 use super::super::DaemonSettings;
 use super::super::reader::Table;
+use super::super::units::show_duration;
 use super::{Surroundings, seconds};
 use crate::{admin, pipeline, state};
 use std::net::SocketAddr;
@@ -34,6 +35,14 @@ pub(in super::super) fn collect(root: &mut Table<'_>) -> (pipeline::Settings, bo
         *value = table.duration(key, Duration::ZERO..=days(90)).unwrap_or(*value);
     }
     if let Some(ages) = table.durations("sweep_ages", seconds(1)..=days(3650)) {
+        if let Some(age) = ages.iter().find(|age| **age <= settings.settling) {
+            let (age, settling) = (show_duration(*age), show_duration(settings.settling));
+            table.fault(
+                "sweep_ages",
+                format!("{age:?} is not above settling ({settling:?}), at which all is read again"),
+                "write only ages above it",
+            );
+        }
         settings.sweep_ages = ages;
     }
     if settings.poll_interval_min > settings.poll_interval_max {

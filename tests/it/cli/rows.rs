@@ -82,6 +82,12 @@ fn file_rows() -> Vec<Row> {
         ("collect bytes of another type", section("[collect]\nbatch_bytes = 8388608")),
         ("collect bytes nonsense", section("[collect]\nbatch_bytes = \"8 pages\"")),
         ("collect reserve", section("[collect]\nbudget_reserve = -1")),
+        (
+            "collect sweep age below settling",
+            section("[collect]\nsettling = \"3h\"\nsweep_ages = [\"1h\", \"1d\"]"),
+        ),
+        ("collect sweep ages nonsense", section("[collect]\nsweep_ages = [\"soon\", \"9999d\"]")),
+        ("collect last look", section("[collect]\nlast_look_web = \"91d\"")),
         ("state relative", section("[state]\ndir = \"state\"")),
         ("admin not on loopback", section("[admin]\nlisten = \"0.0.0.0:9464\"")),
         ("admin without a port", section("[admin]\nlisten = \"localhost\"")),
