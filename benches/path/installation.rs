@@ -6,6 +6,8 @@ use ghauditd::sim::{Sim, SimConfig, SimEntity, Traffic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::metadata::MetadataTopic;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
@@ -157,7 +159,8 @@ impl Installation {
         let Plan { pages, compression, gzip, archive, poll } = self.plan;
         let archive = if archive {
             format!(
-                "path = {:?}\nimmutable = false\nsegment_age = \"5s\"\n",
+                "store = \"dir\"\npath = {:?}\nimmutable = false\nlock_mode = \"governance\"\n\
+                 retention = \"1d\"\nsegment_age = \"5s\"\n",
                 self.path("archive").display().to_string()
             )
         } else {
@@ -223,7 +226,7 @@ impl Installation {
         for line in page.lines().filter(|line| line.contains("live_latency_seconds_bucket")) {
             let bound = line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
             let within: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
-            text += &format!("; {within} within {bound} s");
+            write!(text, "; {within} within {bound} s").unwrap();
             if within >= count {
                 break;
             }
@@ -249,7 +252,7 @@ impl Installation {
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", &self.brokers).create().unwrap();
         let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10)).unwrap();
-        let names = metadata.topics().iter().map(|topic| topic.name());
+        let names = metadata.topics().iter().map(MetadataTopic::name);
         let ours: Vec<&str> = names.filter(|name| name.starts_with(&self.prefix)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(admin.delete_topics(&ours, &AdminOptions::new())).unwrap();
@@ -286,12 +289,12 @@ impl Daemon {
             if let Some(page) = self.page().filter(|page| wanted(page)) {
                 return page;
             }
-            if began.elapsed() > WAIT || !Path::new(&format!("/proc/{}/fd/0", self.id())).exists() {
-                panic!(
-                    "the daemon gets no further:\n{}",
-                    std::fs::read_to_string(&self.log).unwrap()
-                );
-            }
+            let runs = Path::new(&format!("/proc/{}/fd/0", self.id())).exists();
+            assert!(
+                runs && began.elapsed() <= WAIT,
+                "the daemon gets no further:\n{}",
+                std::fs::read_to_string(&self.log).unwrap()
+            );
             std::thread::sleep(pause);
         }
     }

@@ -94,13 +94,8 @@ pub struct Swept {
     pub spans: Intervals,
 }
 
-/// A sweep that is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Due {
-    age_s: i64,
-    from_s: i64,
-    to_s: i64,
-}
+/// A sweep that is due: first and last second.
+type Due = (i64, i64);
 
 impl LaneRules {
     /// Before this second nothing is read again: GitHub has deleted it, or it is too old for us.
@@ -128,9 +123,9 @@ impl LaneState {
     pub fn open_sweeps(&mut self, rules: &LaneRules, now_s: i64) -> bool {
         let mut changed = self.adopt_ages(rules, now_s);
         for &age_s in rules.sweeps.as_slice() {
-            if let Some(due) = self.due(rules, age_s, now_s) {
+            if let Some((from_s, to_s)) = self.due(rules, age_s, now_s) {
                 self.forget_expired(rules, age_s, now_s);
-                self.push_sweep(due.age_s, due.from_s, due.to_s, now_s);
+                self.push_sweep(age_s, (from_s, to_s), now_s);
                 changed = true;
             }
         }
@@ -250,10 +245,10 @@ impl LaneState {
                     && slice.from_s < to_s
                     && slice.to_s.is_some_and(|end| from_s < end)
             });
-        (!waits).then_some(Due { age_s, from_s, to_s })
+        (!waits).then_some((from_s, to_s))
     }
 
-    fn push_sweep(&mut self, age_s: i64, from_s: i64, to_s: i64, now_s: i64) {
+    fn push_sweep(&mut self, age_s: i64, (from_s, to_s): Due, now_s: i64) {
         let id = self.next_slice;
         self.next_slice = id.saturating_add(1);
         self.slices.push(Slice {

@@ -206,7 +206,7 @@ fn stops_of_last(rest: &[u8]) -> Option<u64> {
 fn marks(block: &[u8; BLOCK]) -> u64 {
     let mut marked = [0_u8; BLOCK];
     for (mark, byte) in marked.iter_mut().zip(block) {
-        *mark = u8::from((*byte == b'"') | (*byte == b'\\'));
+        *mark = u8::from(*byte == b'"') | u8::from(*byte == b'\\');
     }
     marked.as_chunks::<8>().0.iter().rev().fold(0, |marks, word| {
         (marks << 8) | (u64::from_le_bytes(*word).wrapping_mul(0x0102_0408_1020_4080) >> 56)

@@ -185,15 +185,12 @@ fn closed(view: &View<'_>) -> Option<Wanted> {
 }
 
 fn rank(rules: &LaneRules, slice: &Slice) -> Rank {
-    match slice.sweep_age_s.filter(|&age| !rules.sweeps.has_deadline(age)) {
-        Some(age_s) => Rank::Leisure(age_s, slice.from_s, slice.id),
-        None => {
-            let deadline_s = rules
-                .retention_s
-                .map_or(i64::MAX, |retention| slice.unread_s().saturating_add(retention));
-            Rank::Deadline(deadline_s, slice.from_s, slice.id)
-        }
+    if let Some(age_s) = slice.sweep_age_s.filter(|&age| !rules.sweeps.has_deadline(age)) {
+        return Rank::Leisure(age_s, slice.from_s, slice.id);
     }
+    let unread_s = slice.unread_s();
+    let deadline_s = rules.retention_s.map_or(i64::MAX, |kept| unread_s.saturating_add(kept));
+    Rank::Deadline(deadline_s, slice.from_s, slice.id)
 }
 
 fn is_sweep_due(view: &View<'_>) -> bool {

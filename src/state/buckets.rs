@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 
+/// Sets that stay in memory beside the one in use, whatever the limit.
+const KEPT_BESIDES: usize = 2;
+
 /// Fingerprints that could not be written yet.
 #[derive(Debug)]
 struct Owed {
@@ -366,8 +369,9 @@ impl Buckets {
         Ok(Some(seen))
     }
 
-    /// Drops sets from memory, least recently used first, never the one in use. An eighth of the limit is freed at once,
-    /// so that the search for the oldest is rare.
+    /// Drops sets from memory, least recently used first, never the one in use nor those used just before it: pages of tail
+    /// and backfill alternate, and two crowded hours must not push each other out at every entry. An eighth of the limit
+    /// is freed at once, so that the search for the oldest is rare.
     fn evict(&mut self) {
         if self.memory_bytes <= self.memory_bytes_max {
             return;
@@ -379,6 +383,7 @@ impl Buckets {
             loaded.extend(used.filter(|(used_at, ..)| *used_at < self.tick));
         }
         loaded.sort_unstable();
+        loaded.truncate(loaded.len().saturating_sub(KEPT_BESIDES));
         let goal = self.memory_bytes_max - self.memory_bytes_max / 8;
         for (_, shelf, slot) in loaded {
             if self.memory_bytes <= goal {

@@ -25,6 +25,6 @@ use std::path::PathBuf;
 pub struct Settings {
     /// Folder of the cache (systemd's `StateDirectory`).
     pub dir: PathBuf,
-    /// Most bytes of buckets held in memory. Exceeded only when one bucket alone is larger.
+    /// Most bytes of buckets held in memory. Exceeded only when the three used last are larger.
     pub memory_bytes_max: usize,
 }
