@@ -14,17 +14,16 @@ use ghauditd::health::Health;
 use ghauditd::kafka::settings::Settings as KafkaSettings;
 use ghauditd::metrics::Metrics;
 use ghauditd::pipeline::archiver::{self, ArchiverStatus};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sha2::{Digest as _, Sha256};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{cpu_seconds, number, peak_rss_mib, variable};
+use support::{cpu_seconds, number, peak_rss_mib, reader, variable};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 6;
@@ -154,19 +153,7 @@ fn entry(id: &str, time: u64, n: u32) -> String {
 
 /// Reads the whole topic; with `work`, also compresses and hashes it in pieces of the archive's size.
 fn read(brokers: &str, topic: &str, records: u32, work: bool) {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "bench")
-        .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
-        .set("check.crcs", "true")
-        .create()
-        .unwrap();
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(topic, partition, Offset::Offset(0)).unwrap();
-    }
-    consumer.assign(&list).unwrap();
+    let consumer = reader(brokers, topic, PARTITIONS, &[("check.crcs", "true")]);
     let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
     let (mut raw, mut frame) = (Vec::with_capacity(300 << 10), Vec::with_capacity(400 << 10));
     let mut hash = Sha256::new();

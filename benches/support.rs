@@ -1,4 +1,7 @@
-//! What the benches share: their environment, and what a process has cost so far (Linux, `proc(5)`).
+//! What the benches share: their environment, a reader, and what a process has cost so far (Linux, `proc(5)`).
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 /// A variable of the environment, unless it is empty.
 pub(crate) fn variable(name: &str) -> Option<String> {
@@ -8,6 +11,28 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 /// The number in a variable, or `default`.
 pub(crate) fn number(name: &str, default: u32) -> u32 {
     variable(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// A reader that stands at the beginning of every partition of a topic.
+pub(crate) fn reader(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    properties: &[(&str, &str)],
+) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "bench");
+    config.set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+    for (key, value) in properties {
+        config.set(*key, *value);
+    }
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Offset(0)).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    consumer
 }
 
 /// User and system time of a process with all its threads so far, in seconds (hundredths are the unit of the kernel).

@@ -99,7 +99,7 @@ go_install() {
   if [ ! -x "$target/$name" ]; then
     go=$(go_command)
     mkdir -p "$cache"
-    tmp=$(mktemp -d "$cache/build.XXXXXX")
+    tmp=$(mktemp -d -p "$cache")
     mkdir "$tmp/bin"
     say "building $name once; this takes some minutes on two cores"
     # -modcacherw: or only root could delete the sources

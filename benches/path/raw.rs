@@ -2,15 +2,14 @@
 //! ids and checkpoints are left out: those are the daemon's own matter.
 
 use crate::installation::{Cost, Installation};
-use crate::support::{cpu_seconds, number, variable};
+use crate::support::{cpu_seconds, number, reader, variable};
 use ghauditd::kafka::settings::{Role, Settings};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -79,17 +78,7 @@ pub(crate) fn run(brokers: &str) {
 
 /// The first records of a topic in the order of their sequence.
 fn records(brokers: &str, topic: &str, count: u32) -> Vec<OwnedMessage> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "bench")
-        .set("enable.auto.commit", "false")
-        .create()
-        .unwrap();
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(topic, partition, Offset::Offset(0)).unwrap();
-    }
-    consumer.assign(&list).unwrap();
+    let consumer = reader(brokers, topic, PARTITIONS, &[]);
     let mut records: Vec<OwnedMessage> =
         (0..count).map(|_| consumer.poll(WAIT).unwrap().unwrap().detach()).collect();
     records.sort_by_cached_key(sequence);

@@ -216,7 +216,7 @@ fn unescape(mut raw: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The character of `XXXX` or `XXXX\uXXXX` after a first `\u`, and what follows.
+/// The character of four hex digits, or of two such surrogates, after a first `\u`; and what follows.
 fn unicode_escape(raw: &[u8]) -> Option<(char, &[u8])> {
     let (first, rest) = hex4(raw)?;
     if !(0xd800..0xdc00).contains(&first) {

@@ -9,6 +9,7 @@ use crate::support::world::{Differences, World};
 use crate::support::{secret_token, wait_until};
 use ghauditd::audit::EntityKind;
 use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_mins(1);
@@ -214,15 +215,23 @@ async fn a_stop_while_the_broker_is_away_ends_within_the_grace() {
     assert_each_once(&world).await;
 }
 
+/// The configuration of the first daemon with an admin port of its own, and its files in `folder`.
+fn configure_second(world: &World, second: &Daemon, folder: &Path) {
+    let config = std::fs::read_to_string(world.daemon.config()).unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let config = config
+        .replace(&text(world.daemon.home()), &text(folder))
+        .replace(&world.daemon.admin().to_string(), &second.admin().to_string());
+    second.configure(&config);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_in_one_state_folder_leaves_the_first_alone() {
     let mut world = world("one-folder", &Broker::shared(), 300, 0, Faults::default()).await;
     world.daemon.start();
     world.daemon.ready(LONG).await;
     let mut second = Daemon::new("one-folder-second");
-    let config = std::fs::read_to_string(world.daemon.config()).unwrap();
-    second
-        .configure(&config.replace(&world.daemon.admin().to_string(), &second.admin().to_string()));
+    configure_second(&world, &second, world.daemon.home());
     second.start();
     assert_eq!(second.wait(LONG).await.code(), Some(5), "{}", second.log_tail());
     assert_logged(
@@ -240,12 +249,7 @@ async fn of_two_daemons_with_one_prefix_the_older_one_gives_way_and_says_to_whom
     world.daemon.start();
     world.daemon.ready(LONG).await;
     let mut second = Daemon::new("two-second");
-    let config = std::fs::read_to_string(world.daemon.config()).unwrap();
-    let home = |daemon: &Daemon| daemon.home().to_str().unwrap().to_owned();
-    let config = config
-        .replace(&home(&world.daemon), &home(&second))
-        .replace(&world.daemon.admin().to_string(), &second.admin().to_string());
-    second.configure(&config);
+    configure_second(&world, &second, second.home());
     std::fs::copy(world.daemon.home().join("token"), second.home().join("token")).unwrap();
     second.start();
     second.ready(LONG).await;

@@ -49,7 +49,7 @@ async fn swept(world: &World) -> Vec<KcatRecord> {
     records
 }
 
-/// Waits until GitHub's clock is so far behind the last live entry that every sweep has come.
+/// Waits until GitHub shows every entry, the latest of the late ones too.
 async fn all_indexed(world: &World) {
     wait_until(LONG, "everything late has been indexed", async || {
         world.sim.visible_entries() >= 2 * (200 + LIVE)
