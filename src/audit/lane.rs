@@ -312,10 +312,15 @@ impl LaneState {
         backfill: Option<u64>,
         opened_s: Option<i64>,
     ) {
-        let id = self.next_slice;
-        self.next_slice = id.saturating_add(1);
+        let id = self.next_slice_id();
         let slice = Slice { backfill, ..Slice::new(id, kind, from_s, to_s, opened_s) };
         self.slices.push(slice);
+    }
+
+    pub(super) fn next_slice_id(&mut self) -> u64 {
+        let id = self.next_slice;
+        self.next_slice = id.saturating_add(1);
+        id
     }
 
     fn gap_floor_s(&self, slice: u64) -> i64 {

@@ -249,8 +249,7 @@ impl LaneState {
     }
 
     fn push_sweep(&mut self, age_s: i64, (from_s, to_s): Due, now_s: i64) {
-        let id = self.next_slice;
-        self.next_slice = id.saturating_add(1);
+        let id = self.next_slice_id();
         self.slices.push(Slice {
             sweep_age_s: Some(age_s),
             ..Slice::new(id, SliceKind::Sweep, from_s, Some(to_s), Some(now_s))
