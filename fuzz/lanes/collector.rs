@@ -310,6 +310,9 @@ impl Collector {
             Err(Refusal::Cursor) => return self.drop_cursor(wanted, committing),
         };
         self.clock.observe(page.date_ms.unwrap(), self.mono_ms);
+        if self.clock.is_in_doubt() {
+            return;
+        }
         self.last_was_tail = wanted.kind == SliceKind::Tail;
         if wanted.kind == SliceKind::Tail && page.next.is_none() {
             self.tail_due.insert(wanted.lane, self.mono_ms + POLL_MS);

@@ -25,6 +25,12 @@ impl ServerClock {
         self.confirmed
     }
 
+    /// Whether the last answer jumped ahead and is not believed yet. What it shows is of a time that is not known: it can
+    /// be neither said nor denied that something expired before.
+    pub fn is_in_doubt(&self) -> bool {
+        self.jump.is_some()
+    }
+
     /// GitHub's now at `mono_ms`; `None` before the first accepted answer ever.
     pub fn now_ms(&self, mono_ms: i64) -> Option<i64> {
         self.base.map(|(date, at)| date.saturating_add(mono_ms.saturating_sub(at).max(0)))
@@ -105,7 +111,9 @@ mod tests {
         for _ in 0..10 {
             clock.observe(50 * HOUR, 0);
             clock.observe(60 * HOUR, 0);
+            assert!(clock.is_in_doubt());
             clock.observe(10, 0);
+            assert!(!clock.is_in_doubt());
         }
         assert_eq!(clock.now_ms(0), Some(10));
     }
@@ -116,8 +124,10 @@ mod tests {
             let mut clock = ServerClock::restored(Some(0), 0);
             for (hours, mono_ms) in order.into_iter().zip([100, 200, 300]) {
                 assert!(!clock.is_confirmed());
+                assert_eq!(clock.is_in_doubt(), mono_ms > 100);
                 clock.observe(hours * HOUR, mono_ms);
             }
+            assert!(!clock.is_in_doubt());
             let came_ms =
                 100 + 100 * order.into_iter().zip(0..).find(|(hours, _)| *hours == 5).unwrap().1;
             assert_eq!(clock.now_ms(300), Some(5 * HOUR + 300 - came_ms), "{order:?}");

@@ -100,7 +100,10 @@ async fn lane_try(client: &Client, lane: LaneSettings) -> (Verdict, String) {
     let from_s = wall_ms() / 1000 - HOUR_S;
     let query = Query { from_s, to_s: None };
     let request = PageRequest { lane: lane.lane, query, cursor: None, per_page: 1 };
-    match client.fetch(request, None).await {
+    let Some(credential) = client.credentials().first() else {
+        return (Verdict::Failed, "it has no credential".to_owned());
+    };
+    match client.fetch(request, None, credential).await {
         Ok(page) => {
             let budget = page.budget.map_or_else(String::new, |budget| {
                 format!("; {} of {} requests left in this hour", budget.remaining, budget.limit)

@@ -6,7 +6,8 @@
 use super::auth::{TokenError, TokenReader};
 use super::rate_limit::{Answer, Budget, Denial, Verdict, date_ms, judge};
 use super::{
-    EntitySettings, Next, Page, PageRequest, SecretText, ServerSettings, Source, SourceError,
+    CredentialId, EntitySettings, Next, Page, PageRequest, SecretText, ServerSettings, Source,
+    SourceError,
 };
 use super::{denial, link, page, query};
 use crate::audit::{EntityKind, EntityName};
@@ -17,7 +18,6 @@ use http::{HeaderName, StatusCode};
 use reqwest::Response;
 use std::error::Error;
 use std::fmt::Display;
-use std::future::Future;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::Once;
@@ -124,6 +124,7 @@ pub struct Client {
     kind: EntityKind,
     slug: String,
     endpoint: Url,
+    credential: CredentialId,
     token: TokenReader,
     metrics: Arc<Metrics>,
     secondary_in_a_row: AtomicU32,
@@ -137,15 +138,20 @@ impl std::fmt::Debug for Client {
 }
 
 impl Source for Client {
-    fn fetch(
+    fn credentials(&self) -> &[CredentialId] {
+        std::slice::from_ref(&self.credential)
+    }
+
+    async fn fetch(
         &self,
         request: PageRequest,
         page: Option<u64>,
-    ) -> impl Future<Output = Result<Page, SourceError>> + Send {
-        self.fetch_page(request, page)
+        _: &CredentialId,
+    ) -> Result<Page, SourceError> {
+        self.fetch_page(request, page).await
     }
 
-    fn credential_generation(&self) -> u64 {
+    fn credential_generation(&self, _: &CredentialId) -> u64 {
         let hash = |token: Arc<crate::github::SecretText>| {
             xxhash_rust::xxh3::xxh3_64(token.expose().as_bytes())
         };
@@ -172,6 +178,7 @@ impl Client {
             kind: entity.kind,
             slug: entity.slug.clone(),
             endpoint,
+            credential: CredentialId::new(entity.name.as_str()),
             token,
             metrics,
             secondary_in_a_row: AtomicU32::new(0),

@@ -108,6 +108,28 @@ impl std::hash::Hash for SecretText {
     }
 }
 
+/// A credential as the configuration names it: the key of its request budget. Never the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CredentialId(Arc<str>);
+
+impl CredentialId {
+    /// A credential by its name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One entity whose log is read. From `[[entity]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntitySettings {
@@ -237,15 +259,18 @@ impl SourceError {
 
 /// Where pages come from. A trait, because tests inject faults here.
 pub trait Source: Send + Sync + 'static {
-    /// Fetches one page. `page` is `Some` where the walk goes on by a counted page ([`Next::Page`]).
+    /// The credentials that its requests may be made with; at least one, always the same.
+    fn credentials(&self) -> &[CredentialId];
+
+    /// Fetches one page with one of [`Self::credentials`]. `page` is `Some` where the walk goes on by a counted page
+    /// ([`Next::Page`]).
     fn fetch(
         &self,
         request: PageRequest,
         page: Option<u64>,
+        credential: &CredentialId,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
 
-    /// Another value each time the credentials change: what was empty or refused is then asked again.
-    fn credential_generation(&self) -> u64 {
-        0
-    }
+    /// Another value each time a credential changes: what it was refused is then asked again.
+    fn credential_generation(&self, credential: &CredentialId) -> u64;
 }

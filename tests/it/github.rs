@@ -190,7 +190,7 @@ impl Rig {
             cursor: cursor.and_then(|cursor| Cursor::new(cursor.to_owned())),
             per_page: 100,
         };
-        let result = self.client.fetch(request, None).await;
+        let result = self.client.fetch(request, None, &self.client.credentials()[0]).await;
         if let Err(error) = &result {
             println!("{}: {error}", error.label());
             assert!(
