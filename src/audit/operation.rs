@@ -12,6 +12,9 @@
 
 use super::checkpoint::{Checkpoint, DecodeError};
 use super::entity::{EntityName, Lane};
+use super::header;
+use super::record::{Record, Topic};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -329,6 +332,18 @@ impl OperationRecord {
         if bytes.len() > RECORD_BYTES_MAX { Err(TooLarge(bytes.len())) } else { Ok(bytes) }
     }
 
+    /// The record, for whoever writes it.
+    pub fn to_record(&self) -> Result<Record, TooLarge> {
+        let key = Bytes::copy_from_slice(self.key().as_bytes());
+        let json = Bytes::from_static(header::CONTENT_TYPE_JSON.as_bytes());
+        let mut headers = vec![(header::CONTENT_TYPE, json)];
+        if key != KEY_OF_ALL.as_bytes() {
+            headers.insert(0, (header::ENTITY, key.clone()));
+        }
+        let (topic, partition) = (Topic::Operations, Some(PARTITION));
+        Ok(Record { topic, partition, key, value: Some(Bytes::from(self.encode()?)), headers })
+    }
+
     /// The record's key.
     pub fn key(&self) -> &str {
         match self {
@@ -362,14 +377,14 @@ mod tests {
         Actor { user: "alice".to_owned(), host: "ops1".to_owned(), pid: 4711 }
     }
 
-    fn checkpoint() -> Box<Checkpoint> {
-        Box::new(Checkpoint {
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
             version: crate::audit::checkpoint::VERSION,
             entity: entity(),
             sequence: 7,
             github_now_ms: None,
             lanes: BTreeMap::new(),
-        })
+        }
     }
 
     fn request(operation: Operation) -> OperationRecord {
@@ -463,8 +478,10 @@ mod tests {
     /// An imported checkpoint is written in the layout of the program that asks.
     #[test]
     fn a_checkpoint_within_a_request_keeps_its_own_version() {
-        let record =
-            request(Operation::ImportCheckpoint { name: name("before"), checkpoint: checkpoint() });
+        let record = request(Operation::ImportCheckpoint {
+            name: name("before"),
+            checkpoint: Box::new(checkpoint()),
+        });
         let bytes = record.encode().unwrap();
         assert_eq!(OperationRecord::decode(&bytes).unwrap(), record);
         let newer = String::from_utf8(bytes).unwrap().replace(
@@ -482,6 +499,10 @@ mod tests {
         assert_eq!(statement(Some(entity()), json!(null)).key(), "acme");
         assert_eq!(statement(None, json!(null)).key(), "#all");
         assert!(EntityName::try_from(KEY_OF_ALL.to_owned()).is_err());
+        let record = statement(None, json!(null)).to_record().unwrap();
+        assert_eq!((record.partition, record.headers.len()), (Some(0), 1));
+        let record = statement(Some(entity()), json!(null)).to_record().unwrap();
+        assert_eq!(record.headers[0], (header::ENTITY, Bytes::from_static(b"acme")));
     }
 
     #[test]
@@ -547,7 +568,7 @@ mod tests {
                 0 => Operation::SaveCheckpoint { name },
                 1 => Operation::DeleteCheckpoint { name },
                 2 => Operation::RestoreCheckpoint { name, digest },
-                3 => Operation::ImportCheckpoint { name, checkpoint: checkpoint() },
+                3 => Operation::ImportCheckpoint { name, checkpoint: Box::new(checkpoint()) },
                 _ => Operation::Reread { lane: Lane::Web, from_s, to_s },
             },
         )
