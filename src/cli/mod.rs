@@ -10,6 +10,7 @@ mod control;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+mod fit;
 mod man;
 mod offsets;
 mod output;
