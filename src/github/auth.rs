@@ -2,7 +2,7 @@
 //!
 //! A file is read again when it changes and when GitHub answers 401, so that a token is exchanged without a restart.
 
-use super::{SecretText, TokenSource};
+use super::{SecretSource, SecretText};
 use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -53,13 +53,13 @@ type Stamp = (i64, i64, u64, u64);
 /// Hands out the token of one entity, and reads it again when it changes.
 #[derive(Debug)]
 pub struct TokenReader {
-    source: TokenSource,
+    source: SecretSource,
     cached: Mutex<Option<(Stamp, Arc<SecretText>)>>,
 }
 
 impl TokenReader {
     /// A reader; nothing is read yet.
-    pub fn new(source: TokenSource) -> Self {
+    pub fn new(source: SecretSource) -> Self {
         Self { source, cached: Mutex::new(None) }
     }
 
@@ -78,21 +78,21 @@ impl TokenReader {
     /// Where the token comes from, for messages.
     pub fn place(&self) -> String {
         match &self.source {
-            TokenSource::File(path) => path.display().to_string(),
-            TokenSource::Credential { name, .. } => format!("systemd credential {name}"),
-            TokenSource::Environment { name, .. } => format!("environment variable {name}"),
+            SecretSource::File(path) => path.display().to_string(),
+            SecretSource::Credential { name, .. } => format!("systemd credential {name}"),
+            SecretSource::Environment { name, .. } => format!("environment variable {name}"),
         }
     }
 
     fn read(&self, anew: bool) -> Result<Arc<SecretText>, TokenError> {
         match &self.source {
-            TokenSource::File(path) | TokenSource::Credential { path: Some(path), .. } => {
+            SecretSource::File(path) | SecretSource::Credential { path: Some(path), .. } => {
                 self.file(path, anew)
             }
-            TokenSource::Credential { name, path: None } => {
+            SecretSource::Credential { name, path: None } => {
                 Err(TokenError::NoCredential { name: name.clone() })
             }
-            TokenSource::Environment { name, value } => {
+            SecretSource::Environment { name, value } => {
                 let value =
                     value.as_ref().ok_or_else(|| TokenError::NoVariable { name: name.clone() })?;
                 check(value.expose().as_bytes(), &format!("environment variable {name}"))
@@ -166,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, bytes).unwrap();
-        let reader = TokenReader::new(TokenSource::File(path));
+        let reader = TokenReader::new(SecretSource::File(path));
         (dir, reader)
     }
 
@@ -205,12 +205,12 @@ mod tests {
 
     #[test]
     fn credentials_and_variables() {
-        let none = TokenReader::new(TokenSource::Credential { name: "gh".into(), path: None });
+        let none = TokenReader::new(SecretSource::Credential { name: "gh".into(), path: None });
         assert!(none.token().unwrap_err().to_string().contains("LoadCredential=gh:FILE"));
-        let unset = TokenReader::new(TokenSource::Environment { name: "GH".into(), value: None });
+        let unset = TokenReader::new(SecretSource::Environment { name: "GH".into(), value: None });
         assert!(unset.token().unwrap_err().to_string().contains("GH"));
         let value = Some(Arc::new(SecretText::new("ghp_secret".into())));
-        let set = TokenReader::new(TokenSource::Environment { name: "GH".into(), value });
+        let set = TokenReader::new(SecretSource::Environment { name: "GH".into(), value });
         assert_eq!(set.token().unwrap().expose(), "ghp_secret");
         assert!(!format!("{set:?}").contains("ghp_secret"));
         let (_dir, reader) = reader_of(b"ghp_secret");
