@@ -3,7 +3,7 @@
 //! What is never done: follow a `Link` or redirect to another scheme, host or port; send the token anywhere else; keep
 //! more of an answer than the limits permit; put a URL, a token or a proxy's password into an error.
 
-use super::auth::{TokenError, TokenReader};
+use super::auth::{SecretError, TokenReader};
 use super::rate_limit::{Answer, Budget, Denial, Verdict, date_ms, judge};
 use super::{
     CredentialId, CredentialSettings, EntitySettings, Next, Page, PageRequest, SecretText,
@@ -171,7 +171,7 @@ impl Source for Client {
 
     fn credential_generation(&self, credential: &CredentialId) -> u64 {
         let hash = |token: Arc<SecretText>| xxhash_rust::xxh3::xxh3_64(token.expose().as_bytes());
-        let token = self.pooled(credential).and_then(|pooled| pooled.token.token().ok());
+        let token = self.pooled(credential).and_then(|pooled| pooled.token.secret().ok());
         token.map_or(0, hash)
     }
 }
@@ -233,8 +233,8 @@ impl Client {
         pooled: &Pooled,
     ) -> Result<Page, SourceError> {
         let url = query::page_url(&self.endpoint, request, page);
-        let no_token = |error: TokenError| self.no_token(pooled, &error);
-        let mut token = pooled.token.token().map_err(no_token)?;
+        let no_token = |error: SecretError| self.no_token(pooled, &error);
+        let mut token = pooled.token.secret().map_err(no_token)?;
         let mut response = self.follow(&url, &token).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let fresh = pooled.token.reread().map_err(no_token)?;
@@ -474,7 +474,7 @@ impl Client {
         }
     }
 
-    fn no_token(&self, pooled: &Pooled, error: &TokenError) -> SourceError {
+    fn no_token(&self, pooled: &Pooled, error: &SecretError) -> SourceError {
         SourceError::Denied {
             reason: Denial::Unauthorized.label(),
             message: format!("entity {}: credential {} has no token", self.entity, pooled.id),

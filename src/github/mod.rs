@@ -8,6 +8,7 @@ pub mod client;
 mod credential;
 pub mod denial;
 pub mod fact;
+pub mod jwt;
 pub mod link;
 pub mod page;
 pub mod query;
