@@ -9,6 +9,7 @@ mod archive;
 mod cli;
 #[cfg(test)]
 mod daemon;
+mod day;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
