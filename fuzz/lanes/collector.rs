@@ -128,7 +128,7 @@ impl Collector {
         self.state = self.restored();
         self.clock = ServerClock::restored(self.state.github_now_ms, self.mono_ms);
         self.buffer = Buffer::new(self.pages_max, 1 << 20);
-        self.tail_due = BTreeMap::new();
+        self.polls = BTreeMap::new();
         self.last_was_tail = false;
         self.reshape_wanted = true;
         self.reshape_due = 0;

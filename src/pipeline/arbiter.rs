@@ -455,3 +455,6 @@ fn wake_ms(whys: &[Why], mono_ms: i64) -> Option<i64> {
     });
     ends.min()
 }
+
+#[cfg(test)]
+mod simulation;

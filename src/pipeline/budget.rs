@@ -10,7 +10,7 @@ use crate::github::rate_limit::Budget;
 use std::collections::BTreeMap;
 
 /// GitHub's reset times differ by a second or two from answer to answer.
-const RESET_SLACK_S: i64 = 5;
+const RESET_SLACK_S: i64 = 2;
 /// What `remaining` may go up within a window when answers overtake each other.
 const OVERTAKING_MAX: u64 = 2;
 /// Signs that entities have budgets of their own: so many decide, so many are kept.

@@ -15,15 +15,13 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let (part, whose) = (self.source_part(), self.credential_part(way));
         let worked = self.source_pause.succeed();
         let refusal = self.refusals.get_mut(way);
-        let was_refused = refusal.is_some_and(|pause| {
+        let was_refused = refusal.map(|pause| {
             let was_on = pause.failures() > 0;
-            if pause.succeed() {
-                info!(%entity, credential = %whose, "GitHub takes the credential again");
-            }
-            was_on
+            (pause.succeed(), was_on)
         });
-        if worked {
-            info!(%entity, "GitHub answers again");
+        let (was_told, was_refused) = was_refused.unwrap_or_default();
+        if worked || was_told {
+            info!(%entity, credential = %whose, "GitHub answers again");
         }
         if worked || was_refused {
             self.seat.take_back(way);
