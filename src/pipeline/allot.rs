@@ -70,6 +70,8 @@ pub struct Way {
     pub credential: usize,
     /// Number of the purse that pays.
     pub purse: usize,
+    /// Whether the entity has a request in flight with it.
+    pub busy: bool,
     /// Monotonic time until which it is set aside, milliseconds.
     pub aside_until_ms: Option<i64>,
 }
@@ -224,10 +226,7 @@ type Place = (u8, (i64, i64), u64, usize, usize);
 
 impl<'a> Desk<'a> {
     fn new(scene: &'a Scene<'a>) -> Self {
-        let busy = scene.parties.iter().map(|party| {
-            let busy = |way| party.demand.items.iter().any(|it| it.state == State::InFlight(way));
-            (0..party.ways.len()).map(busy).collect()
-        });
+        let busy = scene.parties.iter().map(|party| party.ways.iter().map(|way| way.busy).collect());
         let whys = scene.parties.iter().map(|party| {
             let why = |item: &Item| match item.state {
                 State::Ready => Why::OwnTurn,

@@ -37,6 +37,8 @@ struct Chair {
     ways: Vec<usize>,
     /// Those that it was refused itself, until when.
     aside: Vec<Option<i64>>,
+    /// Those with which it has a request in flight.
+    busy: Vec<bool>,
     demand: Demand,
     /// When it was posted; `None`: it counts no more.
     posted: Option<Now>,
@@ -294,6 +296,7 @@ impl Desk {
             entity: entity.clone(),
             class,
             aside: vec![None; ways.len()],
+            busy: vec![false; ways.len()],
             ways,
             demand: Demand::default(),
             posted: None,
@@ -355,6 +358,9 @@ impl Desk {
     fn start(&mut self, number: usize, item: usize, way: usize, now: Now) -> bool {
         let Some(chair) = self.chairs.get_mut(number) else { return false };
         let Some(&credential) = chair.ways.get(way) else { return false };
+        if let Some(busy) = chair.busy.get_mut(way) {
+            *busy = true;
+        }
         let mut is_tail = false;
         if let Some(item) = chair.demand.items.get_mut(item) {
             item.state = State::InFlight(way);
@@ -371,6 +377,9 @@ impl Desk {
     fn answer(&mut self, number: usize, way: usize, told: Told, now: Now) -> u64 {
         let Some(chair) = self.chairs.get_mut(number) else { return 0 };
         let Some(&credential) = chair.ways.get(way) else { return 0 };
+        if let Some(busy) = chair.busy.get_mut(way) {
+            *busy = false;
+        }
         // until it posts again it is taken to go on: others must not slip in between
         for item in &mut chair.demand.items {
             if item.state == State::InFlight(way) {
@@ -435,7 +444,8 @@ impl Desk {
                     purses.push(self.ledger.purse(account, now));
                     purses.len().saturating_sub(1)
                 });
-                Way { credential, purse, aside_until_ms: self.aside_until(chair, way) }
+                let busy = chair.busy.get(way) == Some(&true);
+                Way { credential, purse, busy, aside_until_ms: self.aside_until(chair, way) }
             });
             ways.push(each.collect::<Vec<Way>>());
         }

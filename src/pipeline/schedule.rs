@@ -158,7 +158,7 @@ pub fn next(view: &View<'_>) -> Decision {
     if wants.reshape {
         return Decision::Reshape;
     }
-    let ways = [Way { credential: 0, purse: 0, aside_until_ms: None }];
+    let ways = [Way { credential: 0, purse: 0, busy: false, aside_until_ms: None }];
     let allotment = allot(&Scene {
         parties: vec![Party { demand: &wants.demand, ways: &ways }],
         purses: vec![Purse::UNLIMITED],
