@@ -7,12 +7,14 @@ pub mod archiver;
 pub mod budget;
 pub mod buffer;
 pub mod collector;
+pub mod cost;
 pub mod partition;
 pub mod pause;
 pub mod plan;
 pub mod record;
 pub mod schedule;
 pub mod seen;
+pub mod status;
 
 use crate::audit::lane::LaneRules;
 use crate::audit::{Lane, SweepAges};
