@@ -226,7 +226,8 @@ type Place = (u8, (i64, i64), u64, usize, usize);
 
 impl<'a> Desk<'a> {
     fn new(scene: &'a Scene<'a>) -> Self {
-        let busy = scene.parties.iter().map(|party| party.ways.iter().map(|way| way.busy).collect());
+        let busy =
+            scene.parties.iter().map(|party| party.ways.iter().map(|way| way.busy).collect());
         let whys = scene.parties.iter().map(|party| {
             let why = |item: &Item| match item.state {
                 State::Ready => Why::OwnTurn,
@@ -412,15 +413,15 @@ impl<'a> Desk<'a> {
     }
 }
 
-/// Of two refusals the one that ends sooner, as far as that can be said.
+/// Of two refusals the one that ends sooner, as far as that can be said: a turn comes before a window's end, and that before
+/// a credential that was set aside.
 fn sooner(a: Why, b: Why) -> Why {
-    match (a, b) {
-        (Why::Aside(x), Why::Aside(y)) => Why::Aside(x.min(y)),
-        (Why::Aside(_), other) | (other, Why::Aside(_)) => other,
-        (Why::Budget(x), Why::Budget(y)) => Why::Budget(x.min(y)),
-        (Why::Budget(_), other) | (other, Why::Budget(_)) => other,
-        (_, b) => b,
-    }
+    let rank = |why: &Why| match *why {
+        Why::Aside(until_ms) => (2, until_ms),
+        Why::Budget(left_ms) => (1, left_ms),
+        _ => (0, 0),
+    };
+    if rank(&a) < rank(&b) { a } else { b }
 }
 
 /// No limit stays none.

@@ -164,7 +164,9 @@ impl Seat {
     /// Posts what the entity wants and takes what it gets.
     pub fn ask(&self, demand: Demand, now: Now) -> Turn {
         let (turn, bells) = self.arbiter.desk().ask(self.number, demand, now);
-        bells.iter().for_each(|bell| bell.notify_one());
+        for bell in bells {
+            bell.notify_one();
+        }
         let ticket = |(item, way, is_tail)| {
             let ticket = Ticket {
                 arbiter: Arc::clone(&self.arbiter),
