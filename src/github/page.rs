@@ -87,6 +87,16 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
     if scan.peek().is_none() { Ok(entries) } else { Err(CutError::Malformed(scan.at)) }
 }
 
+/// An entry of which only the bytes were kept: with the facts that [`cut`] read when it came. What was never an element
+/// of a page (a whole page that could not be cut) has none, as then.
+pub fn entry_of(body: Bytes) -> Entry {
+    let mut scan = Scanner::new(&body, 0);
+    match element(&mut scan, &body) {
+        Some(entry) if scan.peek().is_none() => entry,
+        _ => Entry::opaque(body),
+    }
+}
+
 /// One element of the array, from its first byte to its last.
 #[inline]
 fn element(scan: &mut Scanner<'_>, page: &Bytes) -> Option<Entry> {

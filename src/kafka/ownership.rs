@@ -15,7 +15,7 @@ use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
 use super::{Sink as _, SinkError};
-use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, VERSION, owner_key};
+use crate::audit::checkpoint::{GENESIS_KEY, Rebuild, STATE_VERSION, VERSION, owner_key};
 use crate::audit::{Batch, Checkpoint, EntityName, Genesis, Owner, Record, Topic};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
@@ -60,6 +60,12 @@ pub enum StartError {
         /// A topic that holds records.
         holding: String,
     },
+    /// What is there is unfinished.
+    #[error(
+        "a rebuild from the archive (process {} on {}, begun {}) has not ended here: run it again to its end, \
+         `ghauditd checkpoint rebuild --from-archive --execute`", .0.pid, .0.host, crate::time::rfc3339_ms(.0.started_ms)
+    )]
+    RebuildUnfinished(Rebuild),
     /// The config names other topics than the first run.
     #[error(
         "the genesis lists topic {name}, which the config does not name: names are fixed from the first run on, correct \
@@ -234,6 +240,9 @@ impl Ownership {
     ) -> Result<Restored, StartError> {
         let count = self.settings.partitions(Topic::Checkpoints);
         let known = self.read(reader, 0..count, Until::Now).await?;
+        if let Some(rebuild) = known.rebuild {
+            return Err(StartError::RebuildUnfinished(rebuild));
+        }
         match &known.genesis {
             Some(genesis) => check_listed(genesis, topics)?,
             None if init => {}
