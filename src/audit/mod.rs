@@ -24,7 +24,7 @@ pub use entity::{EntityKind, EntityName, Lane};
 pub use entry::{Entry, Text};
 pub use interval::Intervals;
 pub use record::{Batch, Record, Topic};
-pub use seen::{Bucket, Fingerprint, SeenLane, SourceKind, Verdict};
+pub use seen::{BodyHash, Bucket, Fingerprint, SeenLane, SourceKind, Verdict};
 pub use seen_record::SeenRecord;
 pub use slice::{Slice, SliceKind};
 pub use sweep::{SweepAges, Swept};
