@@ -1,12 +1,13 @@
 //! Kafka: transactional producer, read-committed consumer, topics, error triage.
 //!
-//! Speakers: [`producer`], [`consumer`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
+//! Speakers: [`producer`], [`consumer`], [`topics`], [`restore`], [`rebuild`]. Pure: [`settings`], [`triage`].
 
 pub mod client;
 pub mod consumer;
 pub mod ownership;
 pub mod producer;
 pub mod properties;
+pub mod rebuild;
 pub mod restore;
 pub mod scout;
 pub mod settings;

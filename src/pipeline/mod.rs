@@ -6,6 +6,7 @@ pub mod collector;
 pub mod partition;
 pub mod pause;
 pub mod plan;
+pub mod rebuild;
 pub mod record;
 pub mod schedule;
 pub mod seen;

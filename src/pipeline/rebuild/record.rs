@@ -1,15 +1,17 @@
 //! What an archived record says: the entry, its number, and the fingerprint that the collector would compute.
 
+use crate::archive::segment::ArchivedRecord;
 use crate::audit::entry::derived_id;
 use crate::audit::seen::{SourceKind, filing};
 use crate::audit::{Bucket, EntityName, Entry, Fingerprint, Lane, SeenLane, header};
-use crate::archive::segment::ArchivedRecord;
 use crate::github::page::entry_of;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Header of what a replay sent.
+const REPLAY: &str = "gh_replay";
 /// Most bytes of large entries that wait for their further pieces.
 const JOIN_BYTES_MAX: usize = 512 << 20;
 
@@ -58,6 +60,10 @@ pub(super) fn numbered(record: ArchivedRecord) -> Result<Option<Numbered>, Strin
     let (Some(entity), Some(sequence)) = (text(header::ENTITY), text(header::SEQ)) else {
         return Ok(None);
     };
+    // what was sent again is there in the original too
+    if text(REPLAY).is_some() {
+        return Ok(None);
+    }
     let entity = EntityName::try_from(entity.to_owned()).map_err(|error| error.to_string())?;
     let number = |name: &str| text(name).and_then(|text| text.parse::<u64>().ok());
     let sequence = sequence.parse().map_err(|_| format!("{} is no number", header::SEQ))?;
@@ -138,8 +144,8 @@ fn archived(record: &Numbered, body: Bytes) -> Result<Archived, String> {
     let mut id = entry.id_or_derived().0.into_owned();
     if record.is_revision {
         id.extend_from_slice(header::REVISION_SEPARATOR.as_bytes());
-        let hash = fingerprint.body().iter().take(4);
-        id.extend(hash.flat_map(|byte| format!("{byte:02x}").into_bytes()));
+        let hash = fingerprint.body();
+        id.extend(hash.iter().take(4).flat_map(|byte| format!("{byte:02x}").into_bytes()));
     }
     if id != record.ce_id {
         let (says, is) = (String::from_utf8_lossy(&record.ce_id), String::from_utf8_lossy(&id));
