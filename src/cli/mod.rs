@@ -9,6 +9,7 @@ mod connect;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+mod fit;
 mod man;
 mod offsets;
 mod output;
