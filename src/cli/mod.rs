@@ -13,6 +13,7 @@ mod fit;
 mod man;
 mod offsets;
 mod output;
+mod rebuild;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;

@@ -16,10 +16,10 @@ pub(super) const WHAT: &str = "rebuild";
 
 /// The first number after a rebuild is one above a multiple of this: seen at a glance, and below 2^53 for 900,000 rebuilds,
 /// so that every JSON reader tells the numbers apart.
-pub const SEQUENCE_STEP: u64 = 10_000_000_000;
+pub(super) const SEQUENCE_STEP: u64 = 10_000_000_000;
 /// At least so many numbers are left to what was in Kafka only: at GitHub's 175,000 entries an hour, more than 200 days of
 /// collecting without the archive, with a single credential.
-pub const SEQUENCE_MARGIN: u64 = 1_000_000_000;
+pub(super) const SEQUENCE_MARGIN: u64 = 1_000_000_000;
 
 /// Entries of a page.
 const PER_REQUEST: u64 = 100;
