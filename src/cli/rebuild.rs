@@ -111,7 +111,7 @@ async fn work(args: &RebuildArgs, config: &Config, out: &mut Output) -> Result<E
         }
         return Ok(if unaccepted.is_empty() { Exit::Ok } else { Exit::Archive });
     }
-    let statement = report.statement(args.reason.as_deref(), now_ms);
+    let statement = report.statement(args.reason.clone(), now_ms);
     let parts = (kafka, Arc::new(Metrics::default()));
     let done =
         rebuild::execute(&stores, survey, &plans, &configured, parts, now_ms, statement, |at| {
@@ -260,7 +260,9 @@ fn failed(error: RebuildError) -> Ended {
         RebuildError::Store(StoreError::Refused { .. })
         | RebuildError::Newer { .. }
         | RebuildError::Changed { .. } => Exit::Archive,
-        RebuildError::Store(StoreError::Retry { .. }) | RebuildError::Thread(_) => Exit::Unexpected,
+        RebuildError::Store(StoreError::Retry { .. })
+        | RebuildError::Thread(_)
+        | RebuildError::Statement(_) => Exit::Unexpected,
     };
     Ended::Complaint(error.to_string(), exit)
 }

@@ -11,6 +11,7 @@ pub mod rebuild;
 pub mod record;
 pub mod schedule;
 pub mod seen;
+pub mod status;
 
 use crate::audit::lane::LaneRules;
 use crate::audit::{Lane, SweepAges};

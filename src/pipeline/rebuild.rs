@@ -17,13 +17,14 @@ mod record;
 mod sequence;
 mod survey;
 
-pub use decide::{EntityPlan, LanePlan};
+pub use decide::{EntityPlan, LanePlan, WHAT};
 pub use survey::{Problem, Retentions, Survey};
 
 use crate::archive::key::{GapKey, SegmentKey};
 use crate::archive::segment::SegmentError;
 use crate::archive::store::{Store, StoreError};
 use crate::audit::lane::LaneRules;
+use crate::audit::operation::TooLarge;
 use crate::audit::{Batch, EntityName, Genesis, Lane, Record, SeenLane};
 use crate::kafka::rebuild::{Target, TargetError};
 use crate::kafka::settings::Settings as KafkaSettings;
@@ -73,6 +74,9 @@ pub enum RebuildError {
     /// The new cluster.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// What was done cannot be recorded.
+    #[error("the statement of what was done: {0}")]
+    Statement(#[from] TooLarge),
     /// A thread ended.
     #[error("reading the archive ended: {0}")]
     Thread(String),
@@ -192,7 +196,7 @@ pub struct Done {
     pub filed: u64,
 }
 
-/// Writes what was decided to the new cluster. `statement` makes the last records of the fingerprints written.
+/// Writes what was decided to the new cluster. `statement` makes the record of it from the number of fingerprints written.
 pub async fn execute<S: Store>(
     stores: &[S],
     survey: Survey,
@@ -200,7 +204,7 @@ pub async fn execute<S: Store>(
     configured: &Configured,
     (kafka, metrics): (Arc<KafkaSettings>, Arc<Metrics>),
     now_ms: i64,
-    statement: impl FnOnce(u64) -> Vec<Record>,
+    statement: impl FnOnce(u64) -> Result<Record, TooLarge>,
     mut told: impl FnMut(Progress),
 ) -> Result<Done, RebuildError> {
     let count_of = kafka.partitions(crate::audit::Topic::Checkpoints);
@@ -215,7 +219,7 @@ pub async fn execute<S: Store>(
         target.commit(partition, Batch { records: vec![record] }).await?;
     }
     let gaps = plans.iter().map(|plan| plan.gap_record(now_ms));
-    let genesis = target.finish(gaps.chain(statement(filed)).collect()).await?;
+    let genesis = target.finish(gaps.chain([statement(filed)?]).collect()).await?;
     Ok(Done { genesis, filed })
 }
 

@@ -1,13 +1,16 @@
 //! What a rebuild found and did: for people, as JSON, and as the statement on the operations topic.
 
+use super::super::control::{actor, operation_id};
 use super::super::{Output, OutputError};
 use crate::archive::StoreSettings;
-use crate::audit::Record;
+use crate::audit::operation::{Statement, TooLarge, VERSION};
+use crate::audit::{OperationRecord, Record};
 use crate::config::Config;
-use crate::pipeline::rebuild::{Done, EntityPlan, LanePlan, Progress, Survey};
+use crate::pipeline::rebuild::{Done, EntityPlan, LanePlan, Progress, Survey, WHAT};
 use crate::time::{rfc3339_ms, rfc3339_s};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::json;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -15,6 +18,8 @@ use std::time::{Duration, Instant};
 const REQUESTS_AN_HOUR: u64 = 1_750;
 /// Most spans of lost numbers that are shown to people.
 const SPANS_SHOWN: usize = 5;
+/// Most problems in the statement.
+const PROBLEMS_STATED: usize = 20;
 /// Log lines off a terminal come this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -141,10 +146,43 @@ impl Report {
     /// The record of what was done, once that is known.
     pub(super) fn statement(
         &self,
-        _reason: Option<&str>,
-        _now_ms: i64,
-    ) -> impl FnOnce(u64) -> Vec<Record> + use<> {
-        move |_filed| Vec::new()
+        reason: Option<String>,
+        now_ms: i64,
+    ) -> impl FnOnce(u64) -> Result<Record, TooLarge> + use<> {
+        let entity = |plan: &EntityPlan| {
+            json!({
+                "entity": plan.entity,
+                "sequence": plan.sequence,
+                "goes_on_after": plan.goes_on_after,
+                "missing": plan.missing,
+                "proven_s": plan.proven_s,
+                "fingerprints": plan.fingerprints,
+            })
+        };
+        let details = json!({
+            "archives": self.archives,
+            "segments": self.segments,
+            "records": self.records,
+            "problems": self.problems.iter().take(PROBLEMS_STATED).collect::<Vec<_>>(),
+            "entities": self.entities.iter().map(entity).collect::<Vec<_>>(),
+        });
+        let statement = Statement {
+            version: VERSION,
+            id: operation_id(),
+            entity: None,
+            by: actor(),
+            at_ms: now_ms,
+            reason,
+            what: WHAT.to_owned(),
+            details,
+        };
+        move |filed| {
+            let mut statement = statement;
+            if let Some(details) = statement.details.as_object_mut() {
+                details.insert("filed".to_owned(), filed.into());
+            }
+            OperationRecord::Statement(statement).to_record()
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// The cause in the gap record of the numbers that were lost.
 pub(super) const CAUSE: &str = "cluster_lost";
 /// The act in the statement on the operations topic.
-pub(super) const WHAT: &str = "rebuild";
+pub const WHAT: &str = "rebuild";
 
 /// The first number after a rebuild is one above a multiple of this: seen at a glance, and below 2^53 for 900,000 rebuilds,
 /// so that every JSON reader tells the numbers apart.
