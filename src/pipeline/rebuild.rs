@@ -328,3 +328,6 @@ async fn blocking<T: Send + 'static>(
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,9 @@ pub(super) const SEQUENCE_STEP: u64 = 10_000_000_000;
 /// collecting without the archive, with a single credential.
 pub(super) const SEQUENCE_MARGIN: u64 = 1_000_000_000;
 
+/// So much before the last proven commit the lanes begin: clocks differ, and a page waits for its commit.
+const CLOCK_SLACK_S: i64 = 3_600;
+
 /// Entries of a page.
 const PER_REQUEST: u64 = 100;
 
@@ -179,8 +182,9 @@ fn slices(lane: &LaneState) -> u64 {
 /// A lane that nothing is claimed of, as an installation left it that was switched off at `from_ms` before it had read
 /// anything: what has expired since is recorded as a gap by the collector, with GitHub's own clock.
 fn begun(rules: &LaneRules, from_ms: i64) -> LaneState {
-    // so that the beginning's allowance for what expires while the first pages are fetched does not shorten a gap
-    LaneState::begin(rules, from_ms.div_euclid(1000).saturating_sub(rules.settling_s))
+    // a beginning allows settling for what expires while the first pages are fetched: that must not shorten a gap
+    let slack_s = rules.settling_s.saturating_add(CLOCK_SLACK_S);
+    LaneState::begin(rules, from_ms.div_euclid(1000).saturating_sub(slack_s))
 }
 
 impl EntityPlan {
