@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::kafka::ownership::StartError;
 use crate::kafka::rebuild::{Standing, TargetError, look};
 use crate::metrics::Metrics;
-use crate::pipeline::rebuild::{self, Configured, EntityPlan, RebuildError, Survey};
+use crate::pipeline::rebuild::{self, Configured, EntityPlan, Order, RebuildError, Survey};
 use crate::state;
 use crate::time::{rfc3339_ms, wall_ms};
 use clap::{Args, ValueEnum};
@@ -93,7 +93,7 @@ async fn work(args: &RebuildArgs, config: &Config, out: &mut Output) -> Result<E
     let archives = archives(config, &args.from_archive)?;
     let lock = state::Lock::take_where_there(&config.state).map_err(busy)?;
     let kafka = Arc::new(config.kafka.clone());
-    let standing = look(&kafka).await.map_err(target)?;
+    let standing = look(&kafka).await.map_err(|error| target(&error))?;
     let now_ms = wall_ms();
     let configured = configured(config);
     let stores = open(&archives).await?;
@@ -112,12 +112,10 @@ async fn work(args: &RebuildArgs, config: &Config, out: &mut Output) -> Result<E
         return Ok(if unaccepted.is_empty() { Exit::Ok } else { Exit::Archive });
     }
     let statement = report.statement(args.reason.clone(), now_ms);
-    let parts = (kafka, Arc::new(Metrics::default()));
-    let done =
-        rebuild::execute(&stores, survey, &plans, &configured, parts, now_ms, statement, |at| {
-            view.show(at)
-        })
-        .await;
+    let metrics = Arc::new(Metrics::default());
+    let (plans, configured) = (plans.as_slice(), &configured);
+    let order = Order { survey, plans, configured, kafka, metrics, now_ms };
+    let done = rebuild::execute(&stores, order, statement, |at| view.show(at)).await;
     view.clear();
     report.done(done.map_err(failed)?);
     report.print(args.json, out)?;
@@ -244,8 +242,8 @@ fn busy(error: state::StateError) -> Ended {
     }
 }
 
-fn target(error: TargetError) -> Ended {
-    let exit = match &error {
+fn target(error: &TargetError) -> Ended {
+    let exit = match error {
         error if error.is_retriable() => Exit::Unexpected,
         TargetError::Start(StartError::Claim { .. }) => Exit::Fenced,
         _ => Exit::Refused,
@@ -255,7 +253,7 @@ fn target(error: TargetError) -> Ended {
 
 fn failed(error: RebuildError) -> Ended {
     let exit = match error {
-        RebuildError::Target(error) => return target(error),
+        RebuildError::Target(error) => return target(&error),
         RebuildError::Empty { .. } => Exit::NotFound,
         RebuildError::Store(StoreError::Refused { .. })
         | RebuildError::Newer { .. }

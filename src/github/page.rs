@@ -359,6 +359,8 @@ mod tests {
             if let Ok(entries) = cut(&page) {
                 for entry in entries {
                     prop_assert!(!entry.body.is_empty());
+                    // its bytes alone say all that the page said
+                    prop_assert_eq!(entry_of(entry.body.clone()), entry);
                 }
             }
         }
@@ -370,6 +372,7 @@ mod tests {
                 prop_assert_eq!(entries.len(), elements.len());
                 for (entry, element) in entries.iter().zip(elements) {
                     prop_assert_eq!(&entry.body[..], element.get().as_bytes());
+                    prop_assert_eq!(&entry_of(entry.body.clone()), entry);
                 }
             }
         }

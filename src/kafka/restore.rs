@@ -325,8 +325,14 @@ mod tests {
 
     fn checkpoint(entity: &str, sequence: u64) -> Vec<u8> {
         let entity = EntityName::try_from(entity.to_owned()).unwrap();
-        Checkpoint { version: 1, entity, sequence, github_now_ms: None, lanes: BTreeMap::new() }
-            .encode()
+        Checkpoint {
+            version: crate::audit::checkpoint::VERSION,
+            entity,
+            sequence,
+            github_now_ms: None,
+            lanes: BTreeMap::new(),
+        }
+        .encode()
     }
 
     fn owner(run: &str) -> Vec<u8> {

@@ -196,17 +196,31 @@ pub struct Done {
     pub filed: u64,
 }
 
+/// What is to be written, and where.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// What the archives hold.
+    pub survey: Survey,
+    /// What each entity is given.
+    pub plans: &'a [EntityPlan],
+    /// What the configuration says of the entities.
+    pub configured: &'a Configured,
+    /// The new cluster.
+    pub kafka: Arc<KafkaSettings>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The machine's clock, epoch milliseconds.
+    pub now_ms: i64,
+}
+
 /// Writes what was decided to the new cluster. `statement` makes the record of it from the number of fingerprints written.
 pub async fn execute<S: Store>(
     stores: &[S],
-    survey: Survey,
-    plans: &[EntityPlan],
-    configured: &Configured,
-    (kafka, metrics): (Arc<KafkaSettings>, Arc<Metrics>),
-    now_ms: i64,
+    order: Order<'_>,
     statement: impl FnOnce(u64) -> Result<Record, TooLarge>,
     mut told: impl FnMut(Progress),
 ) -> Result<Done, RebuildError> {
+    let Order { survey, plans, configured, kafka, metrics, now_ms } = order;
     let count_of = kafka.partitions(crate::audit::Topic::Checkpoints);
     let partitions: BTreeSet<i32> =
         plans.iter().map(|plan| plan.entity.partition(count_of)).collect();

@@ -47,10 +47,8 @@ impl Lock {
 
     /// The same for whoever only wants no daemon beside it: `None` where no daemon has ever been; makes nothing.
     pub fn take_where_there(settings: &Settings) -> Result<Option<Self>, StateError> {
-        match settings.dir.join("seen").join("_lock").exists() {
-            true => Self::take(settings).map(Some),
-            false => Ok(None),
-        }
+        let is_there = settings.dir.join("seen").join("_lock").exists();
+        if is_there { Self::take(settings).map(Some) } else { Ok(None) }
     }
 
     /// The same lock once more.

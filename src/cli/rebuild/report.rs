@@ -20,6 +20,8 @@ const REQUESTS_AN_HOUR: u64 = 1_750;
 const SPANS_SHOWN: usize = 5;
 /// Most problems in the statement.
 const PROBLEMS_STATED: usize = 20;
+/// Most entities in it: a record of that topic has at most 1 MiB.
+const ENTITIES_STATED: usize = 1_000;
 /// Log lines off a terminal come this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -164,7 +166,7 @@ impl Report {
             "segments": self.segments,
             "records": self.records,
             "problems": self.problems.iter().take(PROBLEMS_STATED).collect::<Vec<_>>(),
-            "entities": self.entities.iter().map(entity).collect::<Vec<_>>(),
+            "entities": self.entities.iter().take(ENTITIES_STATED).map(entity).collect::<Vec<_>>(),
         });
         let statement = Statement {
             version: VERSION,

@@ -217,7 +217,7 @@ impl Survey {
         default: BTreeMap<SeenLane, Option<Duration>>,
         now_ms: i64,
     ) -> Self {
-        Self { archives, retentions, default, now_ms, ..Self::default() }
+        Self { archives, now_ms, retentions, default, ..Self::default() }
     }
 
     /// How long GitHub keeps what is filed under a lane of an entity.
@@ -270,7 +270,9 @@ impl Survey {
             .filter(|place| !self.archives.contains(place))
             .cloned()
             .collect();
-        older.into_iter().for_each(|place| self.problem(Problem::Older { place }));
+        for place in older {
+            self.problem(Problem::Older { place });
+        }
     }
 
     fn problem(&mut self, problem: Problem) {
@@ -387,7 +389,9 @@ impl Survey {
         let value = record.value.clone().filter(|value| value.len() < 1 << 20);
         let Some(record) = numbered(record)? else {
             self.other_records += 1;
-            value.iter().for_each(|value| self.said(value));
+            if let Some(value) = value {
+                self.said(&value);
+            }
             return Ok(());
         };
         let point = (record.sequence, record.ingest_ms);

@@ -68,6 +68,14 @@ impl World {
         world
     }
 
+    /// The name of an entity in the configuration, which is its slug at first.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        self.entities
+            .iter_mut()
+            .filter(|(_, slug)| slug == from)
+            .for_each(|(_, slug)| to.clone_into(slug));
+    }
+
     /// The archive is the folder `archive` of the daemon's home.
     pub(crate) fn archive_to_dir(&mut self) {
         let path = self.archive_dir();
