@@ -1,7 +1,7 @@
 //! Records of the checkpoint topic: an entity's checkpoint, the owner of a partition, the genesis.
 //!
-//! All three are JSON objects with a `version`. Keys: the entity's name for a checkpoint, `#owner/<partition>` for an
-//! owner record, `#genesis` for the genesis (entity names cannot begin with `#`).
+//! All are JSON objects with a `version`. Keys: the entity's name for a checkpoint, `#owner/<partition>` for an owner
+//! record, `#genesis` for the genesis, `#rebuild` for a rebuild that has not ended (entity names cannot begin with `#`).
 //! A version that is newer than the program is refused, never guessed.
 
 use super::entity::{EntityName, Lane};
@@ -104,8 +104,27 @@ pub struct Genesis {
     pub created_ms: i64,
 }
 
+/// A rebuild from the archive that has begun and not ended. While it stands there is no genesis, and nobody may start on
+/// what is there; it goes in the transaction that writes the genesis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuild {
+    /// Layout version.
+    pub version: u32,
+    /// What it reads.
+    pub archives: Vec<String>,
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+    /// Local time of its beginning, epoch milliseconds.
+    pub started_ms: i64,
+}
+
 /// Key of the genesis record.
 pub const GENESIS_KEY: &str = "#genesis";
+/// Key of the record of a rebuild that has not ended; in partition 0.
+pub const REBUILD_KEY: &str = "#rebuild";
 
 /// Key of the owner record of a checkpoint partition.
 pub fn owner_key(partition: i32) -> String {
@@ -186,6 +205,7 @@ impl Checkpoint {
 json_record!(Checkpoint, "checkpoint", VERSION);
 json_record!(Owner, "owner record", STATE_VERSION);
 json_record!(Genesis, "genesis", STATE_VERSION);
+json_record!(Rebuild, "rebuild record", STATE_VERSION);
 
 #[cfg(test)]
 mod tests {
@@ -302,6 +322,8 @@ mod tests {
         r#"":1,"entries":7,"swept":[{"age_s":600,"spans":[[1771424000,1789999000]]}]}}}"#,
     );
     const GOLDEN_OWNER: &str = r#"{"version":1,"run":"r","host":"h","pid":42,"started_ms":-1}"#;
+    const GOLDEN_REBUILD: &str =
+        r#"{"version":1,"archives":["/a"],"host":"h","pid":42,"started_ms":1790000000000}"#;
     const GOLDEN_GENESIS: &str =
         r#"{"version":1,"instance":"i","topics":{"a":1,"b":12},"created_ms":1790000000000}"#;
 
@@ -328,6 +350,15 @@ mod tests {
         assert_eq!(Checkpoint::decode(GOLDEN_CHECKPOINT.as_bytes()).unwrap(), example());
         assert_eq!(Owner::decode(GOLDEN_OWNER.as_bytes()).unwrap(), owner());
         assert_eq!(Genesis::decode(GOLDEN_GENESIS.as_bytes()).unwrap(), genesis());
+        let rebuild = Rebuild {
+            version: 1,
+            archives: vec!["/a".to_owned()],
+            host: "h".to_owned(),
+            pid: 42,
+            started_ms: 1_790_000_000_000,
+        };
+        assert_eq!(text(rebuild.encode()), GOLDEN_REBUILD);
+        assert_eq!(Rebuild::decode(GOLDEN_REBUILD.as_bytes()).unwrap(), rebuild);
         assert_eq!(owner_key(11), "#owner/11");
     }
 

@@ -48,6 +48,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Rebuild(super::rebuild::RebuildArgs),
 }
 
 #[derive(Serialize)]
@@ -75,6 +76,9 @@ pub(super) fn run(
     global: &Global,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    if let Command::Rebuild(args) = &args.command {
+        return super::rebuild::run(args, global, out);
+    }
     let Some(loaded) = super::config_or_complaints(global, out) else { return Ok(Exit::Config) };
     let config = loaded.config;
     let kafka = Arc::new(config.kafka.clone());
@@ -88,6 +92,7 @@ pub(super) fn run(
     let mut views = views(&config, &restored);
     let instance = restored.genesis.as_ref().map(|genesis| genesis.instance.as_str());
     match &args.command {
+        Command::Rebuild(_) => {}
         Command::List { json: true } => out.json(&Answer { instance, entities: views })?,
         Command::List { json: false } => list(&views, out)?,
         Command::Show { entity, json } => {

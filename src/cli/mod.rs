@@ -14,6 +14,7 @@ mod fit;
 mod man;
 mod offsets;
 mod output;
+mod rebuild;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;

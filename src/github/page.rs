@@ -87,6 +87,16 @@ pub fn cut(body: &Bytes) -> Result<Vec<Entry>, CutError> {
     if scan.peek().is_none() { Ok(entries) } else { Err(CutError::Malformed(scan.at)) }
 }
 
+/// An entry of which only the bytes were kept: with the facts that [`cut`] read when it came. What was never an element
+/// of a page (a whole page that could not be cut) has none, as then.
+pub fn entry_of(body: Bytes) -> Entry {
+    let mut scan = Scanner::new(&body, 0);
+    match element(&mut scan, &body) {
+        Some(entry) if scan.peek().is_none() => entry,
+        _ => Entry::opaque(body),
+    }
+}
+
 /// One element of the array, from its first byte to its last.
 #[inline]
 fn element(scan: &mut Scanner<'_>, page: &Bytes) -> Option<Entry> {
@@ -349,6 +359,8 @@ mod tests {
             if let Ok(entries) = cut(&page) {
                 for entry in entries {
                     prop_assert!(!entry.body.is_empty());
+                    // its bytes alone say all that the page said
+                    prop_assert_eq!(entry_of(entry.body.clone()), entry);
                 }
             }
         }
@@ -360,6 +372,7 @@ mod tests {
                 prop_assert_eq!(entries.len(), elements.len());
                 for (entry, element) in entries.iter().zip(elements) {
                     prop_assert_eq!(&entry.body[..], element.get().as_bytes());
+                    prop_assert_eq!(&entry_of(entry.body.clone()), entry);
                 }
             }
         }

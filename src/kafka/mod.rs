@@ -1,6 +1,7 @@
 //! Kafka: transactional producer, read-committed consumer, topics, error triage.
 //!
-//! Speakers: [`producer`], [`consumer`], [`operations`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
+//! Speakers: [`producer`], [`consumer`], [`operations`], [`topics`], [`restore`], [`rebuild`]. Pure: [`settings`],
+//! [`triage`].
 
 pub mod client;
 pub mod consumer;
@@ -8,6 +9,7 @@ pub mod operations;
 pub mod ownership;
 pub mod producer;
 pub mod properties;
+pub mod rebuild;
 pub mod restore;
 pub mod scout;
 pub mod settings;

@@ -15,7 +15,7 @@ use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
 use super::{Sink as _, SinkError};
-use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, VERSION, owner_key};
+use crate::audit::checkpoint::{GENESIS_KEY, Rebuild, STATE_VERSION, VERSION, owner_key};
 use crate::audit::{Batch, Checkpoint, EntityName, Genesis, Owner, Record, Topic};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
@@ -60,6 +60,12 @@ pub enum StartError {
         /// A topic that holds records.
         holding: String,
     },
+    /// What is there is unfinished.
+    #[error(
+        "a rebuild from the archive (process {} on {}, begun {}) has not ended here: run it again to its end, \
+         `ghauditd checkpoint rebuild --from-archive --execute`", .0.pid, .0.host, crate::time::rfc3339_ms(.0.started_ms)
+    )]
+    RebuildUnfinished(Rebuild),
     /// The config names other topics than the first run.
     #[error(
         "the genesis lists topic {name}, which the config does not name: names are fixed from the first run on, correct \
@@ -167,7 +173,7 @@ impl Ownership {
         init: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Acquired, StartError> {
-        let ownership = Self { settings, metrics, me: this_process() };
+        let ownership = Self::of_this_process(settings, metrics);
         let topics = topics::ensure(Arc::clone(&ownership.settings), init).await?;
         let reader = Reader::open(&ownership.settings).await?;
         let known = ownership.survey(&reader, &topics, init).await?;
@@ -190,6 +196,14 @@ impl Ownership {
         warnings.extend(orphans(&known.checkpoints, entities));
         let checkpoints = ownership.restore(&reader, &producers, init, &mut warnings).await?;
         Ok(Acquired { ownership, producers, genesis, checkpoints, topics, warnings })
+    }
+
+    pub(super) fn of_this_process(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Self {
+        Self { settings, metrics, me: this_process() }
+    }
+
+    pub(super) fn me(&self) -> &Owner {
+        &self.me
     }
 
     /// The random id of this process's run, as in its owner records.
@@ -234,6 +248,9 @@ impl Ownership {
     ) -> Result<Restored, StartError> {
         let count = self.settings.partitions(Topic::Checkpoints);
         let known = self.read(reader, 0..count, Until::Now).await?;
+        if let Some(rebuild) = known.rebuild {
+            return Err(StartError::RebuildUnfinished(rebuild));
+        }
         match &known.genesis {
             Some(genesis) => check_listed(genesis, topics)?,
             None if init => {}
@@ -250,7 +267,7 @@ impl Ownership {
     }
 
     /// Step 3. A first run needs partition 0 for the genesis, whoever lives there.
-    async fn open_all(
+    pub(super) async fn open_all(
         &self,
         partitions: &BTreeSet<i32>,
         is_first_run: bool,
@@ -279,12 +296,7 @@ impl Ownership {
             check_listed(&genesis, topics)?;
             return Ok(genesis);
         }
-        let genesis = Genesis {
-            version: STATE_VERSION,
-            instance: random_id(),
-            topics: topics.iter().map(|topic| (topic.name.clone(), topic.partitions)).collect(),
-            created_ms: wall_ms(),
-        };
+        let genesis = genesis_of(topics);
         if let Some(first) = producers.get(&0) {
             self.claim(first, Some(&genesis)).await?;
         }
@@ -297,10 +309,13 @@ impl Ownership {
         producer: &Producer,
         genesis: Option<&Genesis>,
     ) -> Result<(), StartError> {
-        let key = owner_key(producer.partition());
         let genesis = genesis.map(|genesis| state_record(producer, GENESIS_KEY, genesis.encode()));
-        let owner = state_record(producer, &key, self.me.encode());
+        let owner = self.owner_record(producer);
         write(producer, genesis.into_iter().chain([owner]).collect()).await
+    }
+
+    pub(super) fn owner_record(&self, producer: &Producer) -> Record {
+        state_record(producer, &owner_key(producer.partition()), self.me.encode())
     }
 
     /// Step 5.
@@ -345,19 +360,27 @@ impl Ownership {
         partitions: impl IntoIterator<Item = i32> + Send + 'static,
         until: Until,
     ) -> Result<Restored, RestoreError> {
-        reader
-            .with(&self.settings, move |reader, settings| {
-                read_partitions(reader, settings, partitions, until)
-            })
-            .await
+        reader.restored(&self.settings, partitions, until).await
     }
 }
 
 /// Clients for reading, kept for one start: making and dropping them costs more than the reading.
-struct Reader(Option<Arc<TopicReader>>);
+pub(super) struct Reader(Option<Arc<TopicReader>>);
 
 impl Reader {
-    async fn open(settings: &Arc<Settings>) -> Result<Self, RestoreError> {
+    pub(super) async fn restored(
+        &self,
+        settings: &Arc<Settings>,
+        partitions: impl IntoIterator<Item = i32> + Send + 'static,
+        until: Until,
+    ) -> Result<Restored, RestoreError> {
+        self.with(settings, move |reader, settings| {
+            read_partitions(reader, settings, partitions, until)
+        })
+        .await
+    }
+
+    pub(super) async fn open(settings: &Arc<Settings>) -> Result<Self, RestoreError> {
         let settings = Arc::clone(settings);
         blocking(move || Ok(Self(Some(Arc::new(TopicReader::new(&settings)?))))).await
     }
@@ -393,7 +416,7 @@ fn state_record(producer: &Producer, key: &str, value: Vec<u8>) -> Record {
     }
 }
 
-async fn write(producer: &Producer, records: Vec<Record>) -> Result<(), StartError> {
+pub(super) async fn write(producer: &Producer, records: Vec<Record>) -> Result<(), StartError> {
     let partition = producer.partition();
     let committed = producer.commit(Batch { records }).await;
     committed.map(drop).map_err(|source| StartError::Claim { partition, source })
@@ -470,6 +493,16 @@ fn empty_checkpoint(entity: EntityName) -> Checkpoint {
         sequence: 0,
         github_now_ms: None,
         lanes: BTreeMap::new(),
+    }
+}
+
+/// The genesis of an installation that begins with these topics.
+pub(super) fn genesis_of(topics: &[TopicState]) -> Genesis {
+    Genesis {
+        version: STATE_VERSION,
+        instance: random_id(),
+        topics: topics.iter().map(|topic| (topic.name.clone(), topic.partitions)).collect(),
+        created_ms: wall_ms(),
     }
 }
 

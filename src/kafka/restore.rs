@@ -5,7 +5,7 @@
 use super::consumer::{ReadError, ReadFrom, RecordView, TopicReader};
 use super::scout::{Ended, blocking};
 use super::settings::Settings;
-use crate::audit::checkpoint::{DecodeError, GENESIS_KEY, owner_key};
+use crate::audit::checkpoint::{DecodeError, GENESIS_KEY, REBUILD_KEY, Rebuild, owner_key};
 use crate::audit::{Checkpoint, EntityName, Genesis, Owner, Topic, header};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,6 +88,8 @@ pub struct Restored {
     pub owners: BTreeMap<i32, Owner>,
     /// The last checkpoint of each entity.
     pub checkpoints: BTreeMap<EntityName, Checkpoint>,
+    /// A rebuild from the archive that has not ended.
+    pub rebuild: Option<Rebuild>,
 }
 
 /// Reads all checkpoints, owners and the genesis; writes nothing and fences nobody.
@@ -170,6 +172,11 @@ impl Latest {
                     Genesis::decode(&value).map_err(|source| place.damaged(&key, source))?;
                 place.check(&key, 0)?;
                 restored.genesis = Some(genesis);
+            } else if key == REBUILD_KEY {
+                let rebuild =
+                    Rebuild::decode(&value).map_err(|source| place.damaged(&key, source))?;
+                place.check(&key, 0)?;
+                restored.rebuild = Some(rebuild);
             } else if let Some(number) = key.strip_prefix("#owner/") {
                 let owner = Owner::decode(&value).map_err(|source| place.damaged(&key, source))?;
                 let right = number.parse().map_err(|_| place.unknown(&key))?;
@@ -318,8 +325,14 @@ mod tests {
 
     fn checkpoint(entity: &str, sequence: u64) -> Vec<u8> {
         let entity = EntityName::try_from(entity.to_owned()).unwrap();
-        Checkpoint { version: 1, entity, sequence, github_now_ms: None, lanes: BTreeMap::new() }
-            .encode()
+        Checkpoint {
+            version: crate::audit::checkpoint::VERSION,
+            entity,
+            sequence,
+            github_now_ms: None,
+            lanes: BTreeMap::new(),
+        }
+        .encode()
     }
 
     fn owner(run: &str) -> Vec<u8> {
@@ -377,6 +390,7 @@ mod tests {
             Just(checkpoint("acme", 3)),
             Just(owner("a")),
             Just(br#"{"version":1,"instance":"i","topics":{},"created_ms":0}"#.to_vec()),
+            Just(br#"{"version":1,"archives":["a"],"host":"h","pid":1,"started_ms":0}"#.to_vec()),
         ]
     }
 
@@ -386,7 +400,8 @@ mod tests {
         fn arbitrary_records_are_refused_or_are_what_they_say(
             partition in 0..12_i32,
             records in vec((prop_oneof![
-                Just("acme".to_owned()), Just(GENESIS_KEY.to_owned()), (0..12).prop_map(owner_key),
+                Just("acme".to_owned()), Just(GENESIS_KEY.to_owned()), Just(REBUILD_KEY.to_owned()),
+                (0..12).prop_map(owner_key),
                 "#owner/.{0,5}", any::<String>(),
             ], option::of(bytes())), 0..4),
         ) {
@@ -406,6 +421,10 @@ mod tests {
             if let Some(genesis) = &restored.genesis {
                 prop_assert_eq!(partition, 0);
                 found.insert(GENESIS_KEY.to_owned(), genesis.encode());
+            }
+            if let Some(rebuild) = &restored.rebuild {
+                prop_assert_eq!(partition, 0);
+                found.insert(REBUILD_KEY.to_owned(), rebuild.encode());
             }
             let expected: BTreeMap<_, _> = last
                 .into_iter()

@@ -11,6 +11,7 @@ pub mod cost;
 pub mod partition;
 pub mod pause;
 pub mod plan;
+pub mod rebuild;
 pub mod record;
 pub mod runway;
 pub mod schedule;

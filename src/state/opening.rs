@@ -45,6 +45,12 @@ impl Lock {
         }
     }
 
+    /// The same for whoever only wants no daemon beside it: `None` where no daemon has ever been; makes nothing.
+    pub fn take_where_there(settings: &Settings) -> Result<Option<Self>, StateError> {
+        let is_there = settings.dir.join("seen").join("_lock").exists();
+        if is_there { Self::take(settings).map(Some) } else { Ok(None) }
+    }
+
     /// The same lock once more.
     pub(super) fn clone_of(&self, seen: &Path) -> Result<Self, StateError> {
         self.0.try_clone().map(Self).map_err(StateError::io("lock", seen))

@@ -21,6 +21,8 @@ mod kafka;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod rebuild;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod sweeps;

@@ -29,7 +29,7 @@ pub(crate) struct World {
 }
 
 /// An entry as a consumer sees it: entity, id without the revision mark, digest of the bytes.
-type Seen = (String, String, [u8; 32]);
+pub(crate) type Seen = (String, String, [u8; 32]);
 
 /// What is wrong between the journal and a copy of it. All empty: nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -68,9 +68,23 @@ impl World {
         world
     }
 
+    /// The name of an entity in the configuration, which is its slug at first.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        self.entities
+            .iter_mut()
+            .filter(|(_, slug)| slug == from)
+            .for_each(|(_, slug)| to.clone_into(slug));
+    }
+
     /// The archive is the folder `archive` of the daemon's home.
     pub(crate) fn archive_to_dir(&mut self) {
         let path = self.archive_dir();
+        self.archive = format!("store = \"dir\"\npath = {}\nimmutable = false\n", quoted(&path));
+    }
+
+    /// The archive is another folder of the daemon's home.
+    pub(crate) fn archive_to_folder(&mut self, name: &str) {
+        let path = self.daemon.home().join(name);
         self.archive = format!("store = \"dir\"\npath = {}\nimmutable = false\n", quoted(&path));
     }
 
@@ -161,6 +175,25 @@ impl World {
         let mut differences = differences(&self.sim, &entries(&records));
         differences.sequence = sequence_faults(&records);
         differences
+    }
+
+    /// The entries in the topics, as kcat reads them, and how often each is there.
+    pub(crate) async fn kafka_entries(&self) -> BTreeMap<Seen, usize> {
+        entries(&self.kafka_records().await)
+    }
+
+    /// The records in the topics of entries.
+    pub(crate) async fn kafka_records(&self) -> Vec<KcatRecord> {
+        let mut records = Vec::new();
+        for topic in ENTRY_TOPICS {
+            records.extend(kcat_dump(&self.brokers, &self.topic(topic)).await);
+        }
+        records
+    }
+
+    /// What must have been collected, if every entry was shown.
+    pub(crate) fn journal(&self) -> BTreeSet<Seen> {
+        wanted(&self.sim)
     }
 
     /// What the `dir` archive holds, read by a reader that is not ours, beside the journal.
@@ -307,13 +340,12 @@ pub(crate) fn archived(object: &[u8]) -> BTreeMap<Seen, usize> {
         };
         let Some(entity) = header("gh_entity") else { continue };
         let Some(id) = header("ce_id") else { continue };
-        let body = if let Some(len) = line_value["len"].as_u64() {
-            let end = line.len() - 1;
-            line[end - usize::try_from(len).unwrap()..end].to_vec()
-        } else {
+        let body = if let Some(text) = line_value["value_b64"].as_str() {
             use base64::Engine as _;
-            let text = line_value["value_b64"].as_str().unwrap();
             base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+        } else {
+            let end = line.len() - 1;
+            line[end - usize::try_from(line_value["len"].as_u64().unwrap()).unwrap()..end].to_vec()
         };
         let id = if header("gh_revision").is_some() {
             id.rsplit_once(";r=").unwrap().0.to_owned()
