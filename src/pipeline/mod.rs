@@ -10,6 +10,7 @@ pub mod plan;
 pub mod record;
 pub mod schedule;
 pub mod seen;
+pub mod status;
 
 use crate::audit::lane::LaneRules;
 use crate::audit::{Lane, SweepAges};
