@@ -18,7 +18,7 @@ pub(super) struct Tokens {
 
 enum Kind {
     Read(TokenReader),
-    App(AppTokens),
+    App(Box<AppTokens>),
 }
 
 impl Tokens {
@@ -31,7 +31,7 @@ impl Tokens {
         };
         let kind = match &settings.access {
             Access::Token(source) => Kind::Read(TokenReader::new(source.clone())),
-            Access::App(app) => Kind::App(AppTokens::new(app, &whose, entity)),
+            Access::App(app) => Kind::App(Box::new(AppTokens::new(app, &whose, entity))),
         };
         Self { whose, kind }
     }

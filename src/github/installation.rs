@@ -326,10 +326,9 @@ impl App {
             ),
             About::Finding => (
                 format!("App {app} is not installed on {entity}"),
-                format!(
-                    "have an owner install it there, or see that `slug` and `kind` are right; where the server does not tell, \
+                "have an owner install it there, or see that `slug` and `kind` are right; where the server does not tell, \
                      write the number of the installation into `installation`"
-                ),
+                    .to_owned(),
             ),
             About::Making(id) => (
                 format!("App {app} has no installation {id}"),
