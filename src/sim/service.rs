@@ -1,6 +1,8 @@
 //! The audit-log endpoint: from a request to an answer.
 
+use super::access::Who;
 use super::answer::{Answer, Step};
+use super::config::SimInstallation;
 use super::disturb;
 use super::inject::{Date, Plan, Reply};
 use super::limits::Standing;
@@ -29,7 +31,7 @@ struct Asked<'a> {
     entity_number: usize,
     entity: &'a EntityLog,
     plan: Plan,
-    token: &'a str,
+    user: String,
     standing: Option<Standing>,
     now: i64,
 }
@@ -41,9 +43,15 @@ impl Answerer for State {
 
     fn answer(&self, request: &Parts) -> Answer {
         let now = self.clock.now_ms();
-        let (mut answer, plan) = match self.identify(request, now) {
-            Ok(asked) => (self.answer_asked(&asked), asked.plan),
+        let (mut answer, plan) = match self.gate(request) {
             Err(refusal) => (*refusal, Plan::none(0)),
+            Ok(()) => match self.app_answer(request, now) {
+                Some(answer) => (answer, Plan::none(0)),
+                None => match self.identify(request, now) {
+                    Ok(asked) => (self.answer_asked(&asked), asked.plan),
+                    Err(refusal) => (*refusal, Plan::none(0)),
+                },
+            },
         };
         self.common_headers(&mut answer, &plan, now);
         let mut stats = lock(&self.stats);
@@ -59,9 +67,8 @@ impl Answerer for State {
 }
 
 impl State {
-    /// Who asks for what, or the refusal.
-    fn identify<'a>(&'a self, request: &'a Parts, now: i64) -> Result<Asked<'a>, Box<Answer>> {
-        let not_found = || Box::new(Answer::message(StatusCode::NOT_FOUND, "Not Found", DOCS));
+    /// What every request must bring.
+    fn gate(&self, request: &Parts) -> Result<(), Box<Answer>> {
         if !request.headers.contains_key(header::USER_AGENT) {
             return Err(Box::new(Answer::new(
                 StatusCode::FORBIDDEN,
@@ -69,22 +76,38 @@ impl State {
                 "Request forbidden by administrative rules. Please make sure your request has a User-Agent header (https://docs.github.com/en/rest/overview/resources-in-the-rest-api#user-agent-required). Check https://developer.github.com for other possible causes.\r\n",
             )));
         }
-        self.version(request)?;
-        let token = bearer(request).and_then(|token| Some((token, self.token_limit(token)?)));
-        let Some((token, limit)) = token else {
-            return Err(Box::new(Answer::message(
-                StatusCode::UNAUTHORIZED,
-                "Bad credentials",
-                DOCS,
-            )));
-        };
+        self.version(request)
+    }
+
+    /// Who asks for what, or the refusal.
+    fn identify<'a>(&'a self, request: &'a Parts, now: i64) -> Result<Asked<'a>, Box<Answer>> {
+        let refused = |status, message: &str| Box::new(Answer::message(status, message, DOCS));
+        let not_found = || refused(StatusCode::NOT_FOUND, "Not Found");
+        let token = bearer(request).unwrap_or_default();
+        let who = lock(&self.access).who(token, now);
+        let who = who.ok_or_else(|| refused(StatusCode::UNAUTHORIZED, "Bad credentials"))?;
         let target =
             path_target(request.uri.path()).filter(|_| request.method == http::Method::GET);
         let target: PathTarget = target.ok_or_else(not_found)?;
         let (entity_number, entity) = self.entity(&target).ok_or_else(not_found)?;
+        let of_another =
+            |it: &SimInstallation| it.kind != target.kind || it.slug != entity.who.slug;
+        if who.installation.as_ref().is_some_and(of_another) {
+            return Err(refused(StatusCode::FORBIDDEN, "Resource not accessible by integration"));
+        }
         let plan = self.plan(entity_number, lane_of(request));
-        let standing = lock(&self.limits).count(token, entity_number, limit, now);
-        Ok(Asked { request, entity_number, entity, plan, token, standing, now })
+        let standing = self.standing(&who, entity_number, now);
+        *lock(&self.stats).by_user.entry(who.user.clone()).or_default() += 1;
+        Ok(Asked { request, entity_number, entity, plan, user: who.user, standing, now })
+    }
+
+    fn standing(&self, who: &Who, entity: usize, now: i64) -> Option<Standing> {
+        let (user, limit) = (who.user.as_str(), who.limit);
+        let faults = self.faults();
+        let mut limits = lock(&self.limits);
+        limits.shared = faults.budget_of_all_entities;
+        limits.foreign_per_window = faults.foreign_requests;
+        limits.count(user, entity, limit, now)
     }
 
     fn version(&self, request: &Parts) -> Result<(), Box<Answer>> {
@@ -114,7 +137,7 @@ impl State {
         let mut answer = self.reply(asked);
         if let Some(mut standing) = asked.standing {
             if answer.status == StatusCode::NOT_MODIFIED && self.faults().not_modified_is_free {
-                lock(&self.limits).refund(asked.token, asked.entity_number);
+                lock(&self.limits).refund(&asked.user, asked.entity_number);
                 standing.used = standing.used.saturating_sub(1);
             }
             rate_limit_headers(&mut answer, standing);
@@ -283,7 +306,7 @@ impl State {
     }
 
     /// Scheme, host and path before the endpoints, as the client called us.
-    fn base(&self, request: &Parts) -> String {
+    pub(crate) fn base(&self, request: &Parts) -> String {
         let host = request.uri.authority().map(http::uri::Authority::as_str);
         let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
         format!("{}://{}{}", self.scheme, host.unwrap_or("localhost"), self.base_path)
@@ -341,7 +364,7 @@ fn holds_cursor(request: &Parts) -> bool {
         .any(|(name, value)| name == "after" && !value.is_empty())
 }
 
-fn bearer(request: &Parts) -> Option<&str> {
+pub(crate) fn bearer(request: &Parts) -> Option<&str> {
     let value = request.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token")).then_some(token)
