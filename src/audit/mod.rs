@@ -13,6 +13,8 @@ pub mod interval;
 pub mod lane;
 pub mod operation;
 pub mod record;
+pub mod rewind;
+pub mod saved;
 pub mod seen;
 pub mod seen_record;
 pub mod slice;

@@ -15,7 +15,7 @@ use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
 use super::{Sink as _, SinkError};
-use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, VERSION, owner_key};
+use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, owner_key};
 use crate::audit::{Batch, Checkpoint, EntityName, Genesis, Owner, Record, Topic};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
@@ -330,7 +330,7 @@ impl Ownership {
                 reached.topic, reached.sequence
             ));
             let begun =
-                checkpoints.entry(entity.clone()).or_insert_with(|| empty_checkpoint(entity));
+                checkpoints.entry(entity.clone()).or_insert_with(|| Checkpoint::empty(entity));
             begun.sequence = reached.sequence;
             // written now: the next start comes without --init
             let record = state_record(producer, begun.entity.as_str(), begun.encode());
@@ -463,16 +463,6 @@ fn orphans<'a>(
     })
 }
 
-fn empty_checkpoint(entity: EntityName) -> Checkpoint {
-    Checkpoint {
-        version: VERSION,
-        entity,
-        sequence: 0,
-        github_now_ms: None,
-        lanes: BTreeMap::new(),
-    }
-}
-
 /// The name of this host; empty where it has none.
 pub fn host_name() -> String {
     // no name is worth a failed start
@@ -510,7 +500,7 @@ mod tests {
             warnings: Vec::new(),
         };
         let genesis = Genesis {
-            version: VERSION,
+            version: STATE_VERSION,
             instance: random_id(),
             topics: [("github.audit.web".to_owned(), 6), ("ghauditd.seen.web".to_owned(), 12)]
                 .into(),

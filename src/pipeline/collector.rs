@@ -147,13 +147,7 @@ struct Collector<S: Source, O: Opener> {
 
 impl<S: Source, O: Opener> Collector<S, O> {
     fn new(parts: Parts<S, O>, checkpoint: Option<Checkpoint>, cancel: CancellationToken) -> Self {
-        let state = checkpoint.unwrap_or_else(|| Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: parts.context.name.clone(),
-            sequence: 0,
-            github_now_ms: None,
-            lanes: BTreeMap::new(),
-        });
+        let state = checkpoint.unwrap_or_else(|| Checkpoint::empty(parts.context.name.clone()));
         let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
         Self {
             cancel,

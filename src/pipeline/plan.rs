@@ -328,13 +328,8 @@ mod tests {
         let now_s = clocks().now_s();
         let lanes =
             context.rules.iter().map(|(&lane, rules)| (lane, LaneState::begin(rules, now_s)));
-        Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: context.name.clone(),
-            sequence: 41,
-            github_now_ms: None,
-            lanes: lanes.collect(),
-        }
+        let lanes = lanes.collect();
+        Checkpoint { sequence: 41, lanes, ..Checkpoint::empty(context.name.clone()) }
     }
 
     fn entry(id: &str, body: &str) -> Entry {

@@ -81,13 +81,7 @@ fn batch(settings: &Settings, checkpoint: &mut Checkpoint, records: u64) -> Batc
 }
 
 fn blank() -> Checkpoint {
-    Checkpoint {
-        version: 1,
-        entity: entity(),
-        sequence: 0,
-        github_now_ms: None,
-        lanes: BTreeMap::new(),
-    }
+    Checkpoint::empty(entity())
 }
 
 /// What the collector does with a sink, in its smallest form: the state moves only when a commit says so.
