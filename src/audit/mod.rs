@@ -28,6 +28,7 @@ pub use entry::{Entry, Text};
 pub use interval::Intervals;
 pub use operation::{Actor, Operation, OperationId, OperationRecord, SavedName};
 pub use record::{Batch, Record, Topic};
+pub use saved::{EntityState, Saved, SavedCopies};
 pub use seen::{BodyHash, Bucket, Fingerprint, SeenLane, SourceKind, Verdict};
 pub use seen_record::SeenRecord;
 pub use slice::{Slice, SliceKind};

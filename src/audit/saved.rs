@@ -43,6 +43,15 @@ pub struct Saved {
 /// The copies of one entity.
 pub type SavedCopies = BTreeMap<SavedName, Saved>;
 
+/// What is saved of an entity.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EntityState {
+    /// Its checkpoint; `None`: it never committed.
+    pub checkpoint: Option<Checkpoint>,
+    /// Named copies of it.
+    pub saved: SavedCopies,
+}
+
 /// The key of a copy.
 pub fn saved_key(entity: &EntityName, name: &SavedName) -> String {
     format!("{KEY_PREFIX}{entity}/{name}")
