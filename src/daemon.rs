@@ -9,7 +9,6 @@ pub mod offline;
 use crate::audit::{Actor, EntityName, SeenLane, Topic};
 use crate::config::{Config, Environment};
 use crate::github::EntitySettings;
-use crate::github::auth::TokenReader;
 use crate::github::client::{Client, ClientError};
 use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError, host_name};
@@ -23,6 +22,7 @@ use crate::pipeline::requests::{self, Route};
 use crate::pipeline::seen::{self, CatchUpError};
 use crate::retry::Backoff;
 use crate::state::{Buckets, Lock, StateError};
+use crate::status::Board;
 use crate::supervisor::{self, Cause, End, StopSignals, Supervisor};
 use crate::{admin, kafka};
 use bytes::Bytes;
@@ -76,6 +76,7 @@ type Tasks = Supervisor<DaemonError>;
 struct Shared {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    board: Arc<Board>,
     kafka: Arc<kafka::settings::Settings>,
 }
 
@@ -86,6 +87,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
     let shared = Shared {
         metrics: Arc::new(Metrics::default()),
         health: Arc::new(Health::new()),
+        board: Arc::new(Board::new()),
         kafka: Arc::new(config.kafka.clone()),
     };
     let mut tasks = Tasks::new();
@@ -148,9 +150,11 @@ async fn serve_admin(
     let Some(address) = config.admin.listen else { return Ok(()) };
     let listener = admin::server::bind(address).await?;
     let (metrics, health) = (Arc::clone(&shared.metrics), Arc::clone(&shared.health));
-    let stop = tasks.token();
+    let (board, stop) = (Arc::clone(&shared.board), tasks.token());
     tasks.spawn("admin", async move {
-        admin::server::serve(listener, metrics, health, stop).await.map_err(DaemonError::from)
+        admin::server::serve(listener, metrics, health, board, stop)
+            .await
+            .map_err(DaemonError::from)
     });
     Ok(())
 }
@@ -171,8 +175,7 @@ fn clients(
         let unknown =
             || DaemonError::Setup(format!("server {:?} is not configured", entity.server));
         let server = config.servers.get(&entity.server).ok_or_else(unknown)?;
-        let token = TokenReader::new(entity.token.clone());
-        let client = Client::new(server, entity, token, Arc::clone(&shared.metrics));
+        let client = Client::new(server, entity, Arc::clone(&shared.metrics));
         let client = client.map_err(|error: ClientError| DaemonError::Setup(error.to_string()))?;
         Ok((entity.clone(), Arc::new(client)))
     };
@@ -314,6 +317,7 @@ fn collect(
             health: Arc::clone(&shared.health),
             requests,
             me: me(),
+            board: Arc::clone(&shared.board),
         };
         let stop = tasks.token();
         tasks.spawn(format!("collector/{}", entity.name), async move {
@@ -387,7 +391,8 @@ fn start_archive(config: &Config, shared: &Shared, tasks: &mut Tasks) {
     let Some(settings) = config.archive.clone() else { return };
     let topics = Topic::ALL.into_iter().filter(|topic| topic.is_archived());
     let topics: Vec<String> = topics.map(|topic| config.kafka.topic(topic).to_owned()).collect();
-    let status = Arc::new(ArchiverStatus::new(Arc::clone(&shared.health)));
+    let status = ArchiverStatus::new(Arc::clone(&shared.health));
+    let status = Arc::new(status.posting_to(Arc::clone(&shared.board)));
     let (kafka, metrics) = (config.kafka.clone(), Arc::clone(&shared.metrics));
     let stop = tasks.token();
     tasks.spawn("archiver", async move {

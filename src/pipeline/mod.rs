@@ -12,6 +12,7 @@ pub mod record;
 pub mod requests;
 pub mod schedule;
 pub mod seen;
+pub mod status;
 
 use crate::audit::lane::LaneRules;
 use crate::audit::{Lane, SweepAges};
