@@ -2,6 +2,7 @@
 //! [`allot`], [`budget`], [`plan`].
 
 pub mod allot;
+pub mod answer;
 pub mod arbiter;
 pub mod archiver;
 pub mod budget;
@@ -13,6 +14,7 @@ pub mod pause;
 pub mod plan;
 pub mod rebuild;
 pub mod record;
+pub mod requests;
 pub mod runway;
 pub mod schedule;
 pub mod seen;

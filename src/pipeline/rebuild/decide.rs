@@ -192,11 +192,9 @@ impl EntityPlan {
     pub(super) fn checkpoint(&self, rules: Option<&BTreeMap<Lane, LaneRules>>) -> Checkpoint {
         let lanes = rules.into_iter().flatten();
         Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: self.entity.clone(),
             sequence: self.goes_on_after,
-            github_now_ms: None,
             lanes: lanes.map(|(lane, rules)| (*lane, begun(rules, self.begins_ms))).collect(),
+            ..Checkpoint::empty(self.entity.clone())
         }
     }
 
