@@ -12,6 +12,7 @@ pub mod header;
 pub mod interval;
 pub mod lane;
 pub mod record;
+pub mod replay;
 pub mod seen;
 pub mod seen_record;
 pub mod slice;

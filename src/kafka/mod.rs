@@ -1,6 +1,6 @@
 //! Kafka: transactional producer, read-committed consumer, topics, error triage.
 //!
-//! Speakers: [`producer`], [`consumer`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
+//! Speakers: [`producer`], [`consumer`], [`topics`], [`target`], [`restore`]. Pure: [`settings`], [`triage`].
 
 pub mod client;
 pub mod consumer;
@@ -10,6 +10,7 @@ pub mod properties;
 pub mod restore;
 pub mod scout;
 pub mod settings;
+pub mod target;
 pub mod topics;
 pub mod triage;
 
