@@ -108,7 +108,8 @@ impl Filter {
     pub fn look_to_ms(&self) -> Option<i64> {
         match self.time {
             TimeOf::Entry => None,
-            TimeOf::Kafka => self.to_ms,
+            // a topic with the producers' times is not strictly in their order
+            TimeOf::Kafka => self.to_ms.map(|to| to.saturating_add(CLOCK_MARGIN_MS)),
         }
     }
 
@@ -156,6 +157,40 @@ pub struct Plan {
     pub filter: Filter,
     /// Where they are looked for, in the order in which they are read.
     pub spans: Vec<Span>,
+}
+
+/// What the operations topic says of a replay: the details of a statement whose `what` is [`WHAT`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Note {
+    /// It has begun; committed with the first progress.
+    Begun {
+        /// Which.
+        replay: ReplayId,
+        /// What it sends.
+        plan: Plan,
+    },
+    /// All of it is there; committed with the last progress.
+    Ended {
+        /// Which.
+        replay: ReplayId,
+        /// What it has sent, over all interruptions.
+        sent: Tally,
+        /// Offsets that Kafka had deleted before they could be read.
+        gone_offsets: u64,
+    },
+}
+
+/// The act, in the operations topic.
+pub const WHAT: &str = "replay";
+
+impl Note {
+    /// Which replay it is about.
+    pub fn replay(&self) -> &ReplayId {
+        match self {
+            Self::Begun { replay, .. } | Self::Ended { replay, .. } => replay,
+        }
+    }
 }
 
 /// How much.
@@ -336,11 +371,12 @@ mod tests {
 
     #[test]
     fn where_the_look_begins() {
-        let by = |time| Filter { from_ms: Some(FROM_MS), to_ms: Some(1), time, ..Filter::default() };
+        let by =
+            |time| Filter { from_ms: Some(FROM_MS), to_ms: Some(1), time, ..Filter::default() };
         assert_eq!(by(TimeOf::Entry).look_from_ms(), Some(FROM_MS - 3_600_000));
         assert_eq!(by(TimeOf::Entry).look_to_ms(), None);
         assert_eq!(by(TimeOf::Kafka).look_from_ms(), Some(FROM_MS));
-        assert_eq!(by(TimeOf::Kafka).look_to_ms(), Some(1));
+        assert_eq!(by(TimeOf::Kafka).look_to_ms(), Some(3_600_001));
     }
 
     #[test]

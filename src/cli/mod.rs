@@ -13,6 +13,7 @@ mod exit;
 mod man;
 mod offsets;
 mod output;
+mod replay;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
@@ -81,6 +82,7 @@ enum Command {
     Check(check::CheckArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Offsets(offsets::OffsetsArgs),
+    Replay(Box<replay::ReplayArgs>),
     Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
@@ -126,6 +128,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Check(args) => check::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         Command::Offsets(args) => offsets::run(&args, &cli.global, out),
+        Command::Replay(args) => replay::run(&args, &cli.global, out),
         Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),

@@ -397,8 +397,8 @@ impl Engine {
     fn send_records(&self, records: &[Record], deadline: Instant) -> Result<(), Failure> {
         records.iter().try_for_each(|record| {
             let name = self.name(record.topic);
-            let mut message = BaseRecord::with_opaque_to(name, index(record.topic))
-                .key(record.key.as_ref());
+            let mut message =
+                BaseRecord::with_opaque_to(name, index(record.topic)).key(record.key.as_ref());
             message.payload = record.value.as_deref();
             message.partition = record.partition;
             message.headers = headers(record);

@@ -116,11 +116,7 @@ fn holds(settings: &Settings, topic: &str, partitions: i32) -> Result<Holds, Rea
 
 /// Creates a topic, and waits until it is shown. Its retention counts from when a record was sent to it, whatever time
 /// the record bears: else old records would be deleted as they come.
-pub async fn create(
-    settings: &Settings,
-    name: &str,
-    new: &NewTarget,
-) -> Result<(), TargetError> {
+pub async fn create(settings: &Settings, name: &str, new: &NewTarget) -> Result<(), TargetError> {
     let scout = Scout::open(settings).await?;
     let replicas = match new.replication {
         Some(replicas) => replicas,
@@ -291,7 +287,10 @@ mod tests {
         let warnings = [
             (holds(Holds { others: true, ..Holds::default() }), "other programs"),
             (holds(Holds { replays, ..Holds::default() }), "replays (r1)"),
-            (target(&[("retention.ms", "36000000")]), "for 10 h after their time, and the oldest is 100 h"),
+            (
+                target(&[("retention.ms", "36000000")]),
+                "for 10 h after their time, and the oldest is 100 h",
+            ),
             (Target { settings: None, ..target(&[]) }, "DESCRIBE_CONFIGS"),
         ];
         for (target, words) in warnings {

@@ -1,4 +1,4 @@
-//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`], [`plan`].
+//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`], [`replay`]. Pure: [`schedule`], [`plan`].
 
 pub mod archiver;
 pub mod buffer;
@@ -7,6 +7,7 @@ pub mod partition;
 pub mod pause;
 pub mod plan;
 pub mod record;
+pub mod replay;
 pub mod schedule;
 pub mod seen;
 

@@ -26,6 +26,10 @@ use tokio::sync::oneshot;
 
 /// Delivery opaque of a record that goes to none of our topics.
 const FOREIGN: usize = usize::MAX;
+/// Bytes around a header, at most.
+const HEADER_OVERHEAD_BYTES: usize = 10;
+/// Bytes that the marks of a replay take, at most: an id, the longest name of a topic with partition and offset, a time.
+const MARKS_BYTES_MAX: usize = 480;
 /// Longest that progress is asked for: a transaction of a process that was killed may have to end first.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(90);
 /// Pause before it is asked for again.
@@ -55,7 +59,12 @@ impl Copy {
 
     /// Upper bound of its bytes as the only record of an uncompressed batch.
     pub fn wire_bytes(&self) -> usize {
-        self.bytes() + 10 * self.headers.len() + RECORD_OVERHEAD_BYTES
+        self.bytes() + HEADER_OVERHEAD_BYTES * self.headers.len() + RECORD_OVERHEAD_BYTES
+    }
+
+    /// The same of a record that stands in a topic, before it is marked as sent again.
+    pub fn wire_bytes_with(bytes: usize, headers: usize) -> usize {
+        bytes + MARKS_BYTES_MAX + HEADER_OVERHEAD_BYTES * headers + RECORD_OVERHEAD_BYTES
     }
 }
 
@@ -286,7 +295,10 @@ fn read_progress(
 
 /// An answer of which every part is known.
 fn whole(found: &TopicPartitionList) -> Result<(), KafkaError> {
-    found.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
+    found
+        .elements()
+        .iter()
+        .try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
 }
 
 fn of_span(found: &TopicPartitionList, span: &Span) -> Option<Progress> {
@@ -326,7 +338,8 @@ mod tests {
             headers: vec![("a".to_owned(), None)],
             timestamp_ms: -1,
         };
-        let batch = |bytes| CopyBatch { copies: vec![copy(1), copy(bytes)], ..CopyBatch::default() };
+        let batch =
+            |bytes| CopyBatch { copies: vec![copy(1), copy(bytes)], ..CopyBatch::default() };
         assert_eq!(copy(5).bytes(), 6);
         assert!(check_copies(&batch(1_000_000)).is_ok());
         let error = named(check_copies(&batch(MESSAGE_BYTES_MAX)).unwrap_err(), "siem");
