@@ -140,10 +140,7 @@ async fn fresh(args: &ReplayArgs, config: &Config, out: &mut Output) -> Result<E
     let plan = Plan { to_topic, filter, spans: places.spans };
     if plan.spans.is_empty() {
         show::print_gone(&places.gone, out)?;
-        return told(
-            Exit::NotFound,
-            format!("nothing in Kafka fits: {}", show::asked(&plan.filter)),
-        );
+        return told(Exit::NotFound, nothing_fits(&plan.filter));
     }
     if !args.execute {
         let dead_letters =
@@ -159,7 +156,9 @@ async fn fresh(args: &ReplayArgs, config: &Config, out: &mut Output) -> Result<E
     if replay::history(Arc::clone(&settings), &id, false).await?.begun.is_some() {
         return Err(ReplayError::Exists(id).into());
     }
-    make_ready(args, &settings, &plan, found.as_ref(), out).await?;
+    let oldest_ms = places.oldest_ms;
+    let load = Load { largest_bytes: None, oldest_ms, now_ms: wall_ms() };
+    make_ready(args, &settings, &plan.to_topic, found.as_ref(), load, out).await?;
     execute(args, settings, id, plan, out).await
 }
 
@@ -335,20 +334,22 @@ fn preview(
         return told(Exit::Refused, preview.problems.join("; "));
     }
     // a replay that has begun may have sent everything but its end
-    let is_nothing = preview.records == 0 && shown.id.is_none();
-    Ok(if is_nothing { Exit::NotFound } else { Exit::Ok })
+    if preview.records == 0 && shown.id.is_none() {
+        return told(Exit::NotFound, nothing_fits(&shown.plan.filter));
+    }
+    Ok(Exit::Ok)
 }
 
 /// The topic is there and may be written to.
 async fn make_ready(
     args: &ReplayArgs,
     settings: &Settings,
-    plan: &Plan,
+    to_topic: &str,
     found: Option<&Target>,
+    load: Load,
     out: &mut Output,
 ) -> Result<(), Stop> {
     if let Some(target) = found {
-        let load = Load { largest_bytes: None, oldest_ms: plan.filter.from_ms, now_ms: wall_ms() };
         let (problems, warnings) = target::judge(target, load);
         if !problems.is_empty() {
             return told(Exit::Refused, problems.join("; "));
@@ -363,8 +364,8 @@ async fn make_ready(
         replication: args.replication,
         retention: Some(args.retention),
     };
-    target::create(settings, &plan.to_topic, &new).await?;
-    out.complain(format!("topic {} was created, {} partitions", plan.to_topic, new.partitions));
+    target::create(settings, to_topic, &new).await?;
+    out.complain(format!("topic {to_topic} was created, {} partitions", new.partitions));
     Ok(())
 }
 
@@ -397,8 +398,11 @@ async fn execute(
     } else {
         report.print(out)?;
     }
-    let is_nothing = outcome.ended && outcome.sent.records == 0;
-    Ok(if is_nothing { Exit::NotFound } else { Exit::Ok })
+    Ok(match outcome {
+        Outcome { ended: false, .. } => Exit::Unexpected,
+        Outcome { sent, .. } if sent.records == 0 => Exit::NotFound,
+        Outcome { .. } => Exit::Ok,
+    })
 }
 
 /// Sends until all is sent or a signal comes.
@@ -434,6 +438,10 @@ fn interrupted(error: ReplayError, id: &ReplayId) -> Stop {
         }
         other => other,
     }
+}
+
+fn nothing_fits(filter: &Filter) -> String {
+    format!("nothing in Kafka fits: {}", show::asked(filter))
 }
 
 fn go_on(id: &ReplayId) -> String {

@@ -1,6 +1,7 @@
 //! The arguments of `ghauditd replay`, and what they mean. Pure, but for the file of ids.
 
 use crate::audit::Topic;
+use crate::audit::operation::REASON_BYTES_MAX;
 use crate::audit::replay::{Filter, IDS_MAX, ReplayId, TimeOf};
 use crate::cli::offsets::{At, parse_at};
 use crate::config::units::parse_duration;
@@ -101,7 +102,7 @@ pub(in crate::cli) struct ReplayArgs {
     ])]
     pub(super) resume: Option<ReplayId>,
     /// Why, for the record in the operations topic
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub(super) reason: Option<String>,
     /// Answer as JSON
     #[arg(long)]
@@ -160,6 +161,13 @@ fn parse_rate(text: &str) -> Result<Rate, String> {
 
 fn parse_retention(text: &str) -> Result<Duration, String> {
     parse_duration(text)
+}
+
+fn parse_reason(text: &str) -> Result<String, String> {
+    if text.len() > REASON_BYTES_MAX {
+        return Err(format!("at most {REASON_BYTES_MAX} bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_id(text: &str) -> Result<ReplayId, String> {

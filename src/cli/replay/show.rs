@@ -277,7 +277,18 @@ mod tests {
         let rate = Rate::per_second(5_000).unwrap();
         let mut preview = Preview::new(&plan, &counted, rate, &gone);
         preview.dead_letters_not_sent = 12;
-        insta::assert_snapshot!(printed(|out| preview.print(rate, out).unwrap()), @"");
+        insta::assert_snapshot!(printed(|out| preview.print(rate, out).unwrap()), @r"
+        to topic siem.new: entries of 2026-11-17T00:00:00.000Z to 2026-11-18T00:00:00.000Z, entity acme, actions repo.* or org.*, 2 ids
+        TOPIC             PARTITION  FROM OFFSET  TO OFFSET  RECORDS    BYTES
+        github.audit.web  0          1200         91000      1,234,567  3.00 GiB
+        github.audit.git  11         0            7          0          0 B
+        1,234,567 records, 3.00 GiB; at 5000 records/s about 4 minutes
+          the first of 2026-11-17T00:00:00.001Z, the last of 2026-11-17T23:59:59.999Z
+        not in Kafka any more: github.audit.web/0 begins with what came at 2026-11-17T01:00:00.000Z; what came before is in the archive: ghauditd archive cat github.audit.web
+        not in Kafka any more: github.audit.web/0 holds nothing any more; what came before is in the archive: ghauditd archive cat github.audit.web
+        not among them: 12 records on the dead-letter topic (large entries in pieces); add --source all
+        not found: 1 of the ids (i-1)
+        ");
         let json = serde_json::to_value(&preview).unwrap();
         assert_eq!(
             (json["records"].as_u64(), json["seconds"].as_u64()),
@@ -314,7 +325,11 @@ mod tests {
             let outcome = Outcome { ended, sent, gone_offsets };
             printed(|out| Report::new(&id, "siem.new", &outcome).print(out).unwrap())
         };
-        insta::assert_snapshot!(show(true, 0), @"");
-        insta::assert_snapshot!(show(false, 7), @"");
+        insta::assert_snapshot!(show(true, 0), @"replay r1 has ended: 12,345 records (5.00 MiB) sent to topic siem.new");
+        insta::assert_snapshot!(show(false, 7), @r"
+        replay r1 was interrupted: 12,345 records (5.00 MiB) sent to topic siem.new
+        7 offsets were deleted from Kafka before they could be sent: the archive has them
+        go on with: ghauditd replay --resume r1 --execute
+        ");
     }
 }

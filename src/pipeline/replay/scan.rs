@@ -26,6 +26,8 @@ pub struct Places {
     pub spans: Vec<Span>,
     /// What is not there any more.
     pub gone: Vec<Begin>,
+    /// The time of the oldest record that is read, whether it fits or not, epoch milliseconds.
+    pub oldest_ms: Option<i64>,
 }
 
 /// Finds the offsets between which a filter's records stand; the ends are those of now.
@@ -46,6 +48,8 @@ pub fn places(
             let from = at(filter.look_from_ms(), ends.low)?;
             let to = at(filter.look_to_ms(), ends.stable)?;
             if from < to {
+                let first = first_ms(reader, topic, partition, from)?;
+                places.oldest_ms = places.oldest_ms.into_iter().chain(first).min();
                 places.spans.push(Span { topic: topic.clone(), partition, from, to });
             }
             if ends.low > 0 {
@@ -56,6 +60,20 @@ pub fn places(
     Ok(places)
 }
 
+/// The time of the first record at an offset or behind it.
+fn first_ms(
+    reader: &TopicReader,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<Option<i64>, ReadError> {
+    let first = reader.next_record(topic, partition, offset, |record| record.timestamp_ms)?;
+    Ok(match first {
+        NextRecord::Record(ms) => Some(ms),
+        NextRecord::End(_) => None,
+    })
+}
+
 /// What was taken by the broker before the first record that is left, and at the time asked for or later, is gone.
 fn begin(
     reader: &TopicReader,
@@ -64,11 +82,7 @@ fn begin(
     offset: i64,
     filter: &Filter,
 ) -> Result<Option<Begin>, ReadError> {
-    let first = reader.next_record(topic, partition, offset, |record| record.timestamp_ms)?;
-    let since_ms = match first {
-        NextRecord::Record(ms) => Some(ms),
-        NextRecord::End(_) => None,
-    };
+    let since_ms = first_ms(reader, topic, partition, offset)?;
     let is_gone = filter.from_ms.is_none_or(|from| since_ms.is_none_or(|since| since > from));
     let topic = topic.to_owned();
     Ok(is_gone.then_some(Begin { topic, partition, offset, since_ms }))
