@@ -10,6 +10,7 @@ mod control;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+mod fit;
 mod man;
 mod offsets;
 mod output;
@@ -17,6 +18,7 @@ mod replay;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
+mod status;
 mod version;
 
 pub use exit::Exit;
@@ -80,6 +82,7 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Status(status::StatusArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Offsets(offsets::OffsetsArgs),
     Replay(Box<replay::ReplayArgs>),
@@ -126,6 +129,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        Command::Status(args) => status::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         Command::Offsets(args) => offsets::run(&args, &cli.global, out),
         Command::Replay(args) => replay::run(&args, &cli.global, out),
