@@ -205,11 +205,40 @@ async fn ids_and_patterns_and_what_is_no_longer_there() {
     let asked = ["--entity", "acme", "--after-seq", "60", "--to-topic", &target, "--json"];
     assert_eq!(json(&replay(&world, &asked))["records"], half.count());
 
+    produce(&world, &world.topic("github.audit.dlq"));
+    let asked = ["--from", "365d", "--to-topic", &target, "--json"];
+    let without = json(&replay(&world, &asked));
+    assert_eq!(
+        (&without["records"], &without["dead_letters_not_sent"]),
+        (&sources.len().into(), &1.into())
+    );
+    let all = json(&replay(&world, &[&asked[..], &["--source", "all"]].concat()));
+    assert_eq!(
+        (&all["records"], &all["dead_letters_not_sent"]),
+        (&(sources.len() + 1).into(), &0.into())
+    );
+    let pieces = ["--source", "dead-letters", "--execute", "--replay-id", "pieces"];
+    assert_eq!(json(&replay(&world, &[&asked[..], &pieces].concat()))["records"], 1);
+    let copies = kcat_dump(&world.brokers, &target).await;
+    let piece = copies.iter().find(|it| it.header("gh_replay") == Some("pieces")).unwrap();
+    assert_eq!(piece.value.as_deref(), Some(&b"a piece"[..]));
+
     let (topic, partition, offset) = sources.keys().max_by_key(|place| place.2).unwrap();
     delete_to(&world, topic, *partition, *offset).await;
     let shown = replay(&world, &["--from", "365d", "--to-topic", &target]);
     let line = format!("not in Kafka any more: {topic}/{partition} begins with what came at");
     assert!(told(&shown).contains(&line), "{shown:?}");
+}
+
+/// Puts a record with a sequence into a topic, as another daemon would.
+fn produce(world: &World, topic: &str) {
+    let record = world.daemon.write("record", "a piece");
+    let status = Command::new("kcat")
+        .args(["-P", "-b", &world.brokers, "-t", topic, "-k", "acme", "-H", "gh_seq=100000"])
+        .arg(record)
+        .stdin(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// Deletes records below an offset, as retention does.
@@ -281,16 +310,10 @@ async fn what_is_wrong_is_named() {
     broker.create_topic(&compacted, 1, &[("cleanup.policy", "compact")]).await;
     let foreign = world.topic("another.audit.web");
     broker.create_topic(&foreign, 1, &[]).await;
-    let record = world.daemon.write("record", "{}");
-    let status = Command::new("kcat")
-        .args(["-P", "-b", &world.brokers, "-t", &foreign, "-k", "acme", "-H", "gh_seq=1"])
-        .arg(record)
-        .stdin(Stdio::null())
-        .status();
-    assert!(status.unwrap().success());
+    produce(&world, &foreign);
     let (web, state) = (world.topic("github.audit.web"), world.topic("ghauditd.checkpoints"));
     let missing = world.topic("missing");
-    let to = |topic| ["--from", "365d", "--to-topic", topic];
+    let to = |topic| ["--from", "2020-01-01", "--to-topic", topic];
     let with = |more: &[&'static str]| [&to(&fit), more].concat();
     let rows: [(&str, Vec<&str>, i32); 15] = [
         ("a live topic", to(&web).into(), 6),

@@ -26,11 +26,11 @@ before --from until now. With --by kafka the time is when the record came to Kaf
 
 const EXAMPLES: &str = "\
 Examples:
-  ghauditd replay --from 2026-11-17 --to 2026-11-18 --to-topic siem.new                what would be sent
+  ghauditd replay --from 2026-11-17 --to 2026-11-18 --to-topic siem.new      (what would be sent)
   ghauditd replay --from 2026-11-17 --to 2026-11-18 --to-topic siem.new --create-topic --execute
-  ghauditd replay --from 36h --entity acme --action 'repo.*' --to-topic siem.new --rate 200/s --execute
+  ghauditd replay --from 36h --entity acme --action 'repo.*' --rate 200/s --to-topic siem --execute
   ghauditd replay --ids-file ids.txt --to-topic forensics --execute
-  ghauditd replay --resume 20261118-091500-3fa2 --execute                              go on after an interruption";
+  ghauditd replay --resume 20261118-091500-3fa2 --execute                    (after an interruption)";
 
 /// Send again what Kafka still holds, into a topic that is not live
 #[derive(Debug, Clone, Args)]
@@ -96,6 +96,9 @@ pub(in crate::cli) struct ReplayArgs {
     #[arg(long, value_name = "ID", value_parser = parse_id, requires = "to_topic")]
     pub(super) replay_id: Option<ReplayId>,
     /// Go on with a replay that was interrupted, where it stopped, with what it was begun with
+    ///
+    /// A process that still runs the same replay is stopped by that (it ends with exit code 5). Without --execute: what
+    /// is left to be sent.
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     #[arg(conflicts_with_all = [
         "from", "to", "entity", "after_seq", "actions", "ids", "ids_file", "to_topic", "replay_id",
