@@ -333,8 +333,8 @@ mod tests {
         std::fs::write(file.path(), "\n").unwrap();
         let told = parse(&format!("--ids-file {path} --to-topic t")).unwrap().filter(NOW_MS);
         assert!(told.unwrap_err().contains("holds no id"));
-        let many: String = (0..=IDS_MAX).map(|id| format!("{id}\n")).collect();
-        std::fs::write(file.path(), many).unwrap();
+        let many: Vec<String> = (0..=IDS_MAX).map(|id| id.to_string()).collect();
+        std::fs::write(file.path(), many.join("\n")).unwrap();
         let told = parse(&format!("--ids-file {path} --to-topic t")).unwrap().filter(NOW_MS);
         assert!(told.unwrap_err().contains("10001 ids are too many"));
     }

@@ -217,7 +217,13 @@ fn check_copies(batch: &CopyBatch) -> Result<(), SinkError> {
 fn named(error: SinkError, target: &str) -> SinkError {
     match error {
         SinkError::Content { topic: None, too_large, message } => {
-            let message = format!("topic {target}: {message}");
+            let remedy = if too_large {
+                format!("set its max.message.bytes to {MESSAGE_BYTES_MAX}")
+            } else {
+                "see that it exists and that this user may write to it, and read and describe the replay's group"
+                    .to_owned()
+            };
+            let message = format!("topic {target}: {message}: {remedy}");
             SinkError::Content { topic: None, too_large, message }
         }
         other => other,

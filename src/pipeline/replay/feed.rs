@@ -150,6 +150,8 @@ mod tests {
     use super::*;
     use crate::audit::replay::Filter;
 
+    static LARGE: [u8; CHUNK_BYTES_MAX] = [b' '; CHUNK_BYTES_MAX];
+
     fn work(filter: &Filter, records_max: u64) -> Work {
         let id = ReplayId::try_from("r1".to_owned()).unwrap();
         Work { id, selection: filter.compile().unwrap(), spans: Vec::new(), records_max }
@@ -198,7 +200,6 @@ mod tests {
         let chunk = chunks.try_recv().unwrap().unwrap();
         assert_eq!((chunk.copies.len(), chunk.next, chunk.tally.records), (2, 6, 2));
 
-        static LARGE: [u8; CHUNK_BYTES_MAX] = [b' '; CHUNK_BYTES_MAX];
         let many = work(&Filter::default(), 1_000);
         assert!(open.take(&many, &span, &record(6, &LARGE), &sender).is_continue());
         assert_eq!(chunks.try_recv().unwrap().unwrap().next, 7);
