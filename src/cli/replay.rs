@@ -7,8 +7,8 @@ mod view;
 pub(super) use args::ReplayArgs;
 
 use super::{Exit, Global, Output, OutputError, control};
-use crate::audit::Topic;
 use crate::audit::replay::{Filter, Plan, ReplayId, Span};
+use crate::audit::{EntityName, SavedName, Topic};
 use crate::config::Config;
 use crate::kafka::consumer::{ReadError, TopicReader};
 use crate::kafka::producer::OpenError;
@@ -122,12 +122,15 @@ pub(super) fn run(args: &ReplayArgs, global: &Global, out: &mut Output) -> anyho
 /// A replay that has not begun.
 async fn fresh(args: &ReplayArgs, config: &Config, out: &mut Output) -> Result<Exit, Stop> {
     let settings = Arc::new(config.kafka.clone());
-    let filter = args.filter(wall_ms()).or_else(|message| told(Exit::Usage, message))?;
+    let mut filter = args.filter(wall_ms()).or_else(|message| told(Exit::Usage, message))?;
     let to_topic = args.to_topic.clone().unwrap_or_default();
     refuse_live(&settings, &to_topic)?;
     let restored = read_checkpoints(Arc::clone(&settings)).await?;
     refuse_listed(&restored, &to_topic)?;
     refuse_unknown_entity(config, &restored, &filter)?;
+    if let Some(name) = &args.since_checkpoint {
+        filter.after_seq = Some(saved_sequence(&restored, &filter, name)?);
+    }
     let found = target::find(Arc::clone(&settings), &to_topic).await?;
     if found.is_none() && !args.create_topic {
         let message = format!(
@@ -232,7 +235,7 @@ fn refuse_unknown_entity(
 ) -> Result<(), Stop> {
     let Some(wanted) = filter.entity.as_deref() else { return Ok(()) };
     let configured = config.entities.iter().map(|entity| entity.name.as_str());
-    let saved = restored.checkpoints.keys().map(crate::audit::EntityName::as_str);
+    let saved = restored.checkpoints.keys().map(EntityName::as_str);
     let known: std::collections::BTreeSet<&str> = configured.chain(saved).collect();
     if known.contains(wanted) {
         return Ok(());
@@ -243,6 +246,22 @@ fn refuse_unknown_entity(
         names.join(", ")
     );
     told(Exit::NotFound, message)
+}
+
+/// The sequence that a saved checkpoint of the filter's entity had reached.
+fn saved_sequence(restored: &Restored, filter: &Filter, name: &SavedName) -> Result<u64, Stop> {
+    let entity = filter.entity.clone().unwrap_or_default();
+    let found = EntityName::try_from(entity.clone()).ok();
+    let copies = found.and_then(|entity| restored.saved.get(&entity));
+    match copies.and_then(|copies| copies.get(name)) {
+        Some(saved) => Ok(saved.checkpoint.sequence),
+        None => {
+            let message = format!(
+                "entity {entity:?} has no checkpoint saved as {name}: see `ghauditd checkpoint list`"
+            );
+            told(Exit::NotFound, message)
+        }
+    }
 }
 
 /// Something to sort by, and enough chance that two of the same second differ.

@@ -223,6 +223,13 @@ async fn ids_and_patterns_and_what_is_no_longer_there() {
     let piece = copies.iter().find(|it| it.header("gh_replay") == Some("pieces")).unwrap();
     assert_eq!(piece.value.as_deref(), Some(&b"a piece"[..]));
 
+    let saved = world.daemon.command(&["checkpoint", "save", "acme", "all", "--offline"]);
+    assert_eq!(code(&saved), 0, "{saved:?}");
+    let asked = ["--entity", "acme", "--since-checkpoint", "all", "--source", "all"];
+    let since = replay(&world, &[&asked[..], &["--to-topic", &target]].concat());
+    assert_eq!(code(&since), 8, "{since:?}");
+    assert!(told(&since).contains("sequence above 120"), "{since:?}");
+
     let (topic, partition, offset) = sources.keys().max_by_key(|place| place.2).unwrap();
     delete_to(&world, topic, *partition, *offset).await;
     let shown = replay(&world, &["--from", "365d", "--to-topic", &target]);
@@ -315,7 +322,7 @@ async fn what_is_wrong_is_named() {
     let missing = world.topic("missing");
     let to = |topic| ["--from", "2020-01-01", "--to-topic", topic];
     let with = |more: &[&'static str]| [&to(&fit), more].concat();
-    let rows: [(&str, Vec<&str>, i32); 15] = [
+    let rows: [(&str, Vec<&str>, i32); 16] = [
         ("a live topic", to(&web).into(), 6),
         ("a state topic", to(&state).into(), 6),
         ("Kafka's own topic", to("__consumer_offsets").into(), 6),
@@ -329,6 +336,7 @@ async fn what_is_wrong_is_named() {
         ("no pattern", with(&["--action", "repo.[a"]), 2),
         ("no file", vec!["--ids-file", "/nowhere", "--to-topic", &fit], 2),
         ("no such entity", with(&["--entity", "acne"]), 8),
+        ("nothing saved", with(&["--entity", "acme", "--since-checkpoint", "before"]), 8),
         ("nothing fits", with(&["--action", "nothing.*"]), 8),
         ("no such replay", vec!["--resume", "r9", "--execute"], 8),
     ];

@@ -1,8 +1,8 @@
 //! The arguments of `ghauditd replay`, and what they mean. Pure, but for the file of ids.
 
-use crate::audit::Topic;
 use crate::audit::operation::REASON_BYTES_MAX;
 use crate::audit::replay::{Filter, IDS_MAX, ReplayId, TimeOf};
+use crate::audit::{SavedName, Topic};
 use crate::cli::offsets::{At, parse_at};
 use crate::config::units::parse_duration;
 use crate::kafka::settings::Settings;
@@ -36,7 +36,7 @@ Examples:
 #[derive(Debug, Clone, Args)]
 #[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
-    .args(["from", "ids", "ids_file", "after_seq", "resume"]))]
+    .args(["from", "ids", "ids_file", "after_seq", "since_checkpoint", "resume"]))]
 pub(in crate::cli) struct ReplayArgs {
     /// From this time on: a date (2026-11-17, UTC), a time (2026-11-17T08:00:00Z), or how long ago (36h)
     #[arg(long, value_name = "TIME", value_parser = parse_when)]
@@ -53,6 +53,9 @@ pub(in crate::cli) struct ReplayArgs {
     /// Only what came after this sequence (`gh_seq`) of the entity: see `checkpoint show`
     #[arg(long, value_name = "N", requires = "entity")]
     pub(super) after_seq: Option<u64>,
+    /// Only what came after a checkpoint of the entity that was saved under this name
+    #[arg(long, value_name = "NAME", requires = "entity", conflicts_with = "after_seq")]
+    pub(super) since_checkpoint: Option<SavedName>,
     /// Only actions that fit a pattern, as 'repo.*' or '*.{create,destroy}'; several times: one of them
     #[arg(long = "action", value_name = "PATTERN")]
     pub(super) actions: Vec<String>,
@@ -101,7 +104,7 @@ pub(in crate::cli) struct ReplayArgs {
     /// is left to be sent.
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     #[arg(conflicts_with_all = [
-        "from", "to", "entity", "after_seq", "actions", "ids", "ids_file", "to_topic", "replay_id",
+        "from", "to", "entity", "after_seq", "since_checkpoint", "actions", "ids", "ids_file", "to_topic", "replay_id",
     ])]
     pub(super) resume: Option<ReplayId>,
     /// Why, for the record in the operations topic
@@ -294,6 +297,9 @@ mod tests {
             "--from 1h",
             "--to 1h --to-topic t",
             "--after-seq 3 --to-topic t",
+            "--since-checkpoint s --to-topic t",
+            "--entity e --since-checkpoint s --after-seq 3 --to-topic t",
+            "--entity e --since-checkpoint current --to-topic t",
             "--resume r --from 1h",
             "--resume r --to-topic t",
             "--from 1h --to-topic t --partitions 3",
