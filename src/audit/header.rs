@@ -41,6 +41,13 @@ pub const CHUNKS: &str = "gh_chunks";
 /// SHA-256 of the whole, 64 hex digits.
 pub const CHUNK_SHA256: &str = "gh_chunk_sha256";
 
+/// On a record that was sent again: the id of the replay.
+pub const REPLAY: &str = "gh_replay";
+/// On a record that was sent again: where it stood, as `topic/partition/offset`.
+pub const REPLAY_OF: &str = "gh_replay_of";
+/// On a record that was sent again: Kafka's timestamp there, epoch milliseconds; absent where it had none.
+pub const REPLAY_TS: &str = "gh_replay_ts";
+
 /// Value of [`CE_SPECVERSION`].
 pub const CE_VERSION: &str = "1.0";
 /// Value of [`CE_TYPE`] for an entry without an action.

@@ -13,6 +13,7 @@ pub mod interval;
 pub mod lane;
 pub mod operation;
 pub mod record;
+pub mod replay;
 pub mod rewind;
 pub mod saved;
 pub mod seen;

@@ -15,6 +15,7 @@ mod man;
 mod offsets;
 mod output;
 mod rebuild;
+mod replay;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
@@ -85,6 +86,7 @@ enum Command {
     Status(status::StatusArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Offsets(offsets::OffsetsArgs),
+    Replay(Box<replay::ReplayArgs>),
     Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
@@ -131,6 +133,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         Command::Offsets(args) => offsets::run(&args, &cli.global, out),
+        Command::Replay(args) => replay::run(&args, &cli.global, out),
         Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),

@@ -52,7 +52,7 @@ enum OffsetsFormat {
 
 /// A time as it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+pub(super) enum At {
     /// Epoch milliseconds.
     Time(i64),
     /// Milliseconds before now.
@@ -60,7 +60,7 @@ enum At {
 }
 
 impl At {
-    fn ms(self, now_ms: i64) -> i64 {
+    pub(super) fn ms(self, now_ms: i64) -> i64 {
         match self {
             Self::Time(ms) => ms,
             Self::Ago(ms) => now_ms.saturating_sub(ms),
@@ -68,7 +68,7 @@ impl At {
     }
 }
 
-fn parse_at(text: &str) -> Result<At, String> {
+pub(super) fn parse_at(text: &str) -> Result<At, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(At::Time(time.as_millisecond()));
     }

@@ -195,7 +195,8 @@ struct Deliveries {
     awaited: usize,
     /// Offset after the last delivered record, for each state topic.
     next_offsets: BTreeMap<Topic, i64>,
-    failed: Option<(Topic, RDKafkaErrorCode)>,
+    /// Without a topic: of one that is none of ours.
+    failed: Option<(Option<Topic>, RDKafkaErrorCode)>,
 }
 
 /// The context of every client of ours.
@@ -233,7 +234,7 @@ impl Context {
     }
 
     /// The first record that was not delivered, other than by an abort.
-    pub(super) fn failed(&self) -> Option<(Topic, RDKafkaErrorCode)> {
+    pub(super) fn failed(&self) -> Option<(Option<Topic>, RDKafkaErrorCode)> {
         lock(&self.deliveries).failed
     }
 
@@ -275,7 +276,7 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {}
 
 impl ProducerContext for Context {
-    /// Index of the record's topic in [`Topic::ALL`].
+    /// Index of the record's topic in [`Topic::ALL`]; any other number for a topic that is none of ours.
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, topic_index: usize) {
@@ -286,7 +287,7 @@ impl ProducerContext for Context {
                 let next = deliveries.next_offsets.entry(topic).or_default();
                 *next = (*next).max(message.offset() + 1);
             }
-            (Err((error, _)), Some(topic)) => note_failure(&mut deliveries, topic, error),
+            (Err((error, _)), topic) => note_failure(&mut deliveries, topic, error),
             _ => {}
         }
         deliveries.ended += 1;
@@ -296,7 +297,7 @@ impl ProducerContext for Context {
     }
 }
 
-fn note_failure(deliveries: &mut Deliveries, topic: Topic, error: &KafkaError) {
+fn note_failure(deliveries: &mut Deliveries, topic: Option<Topic>, error: &KafkaError) {
     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
     // purged records are the consequence of an abort, never its cause
     let is_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);

@@ -1,6 +1,6 @@
 //! Kafka: transactional producer, read-committed consumer, topics, error triage.
 //!
-//! Speakers: [`producer`], [`consumer`], [`operations`], [`topics`], [`restore`], [`rebuild`]. Pure: [`settings`],
+//! Speakers: [`producer`], [`consumer`], [`operations`], [`topics`], [`target`], [`restore`], [`rebuild`]. Pure: [`settings`],
 //! [`triage`].
 
 pub mod client;
@@ -13,6 +13,7 @@ pub mod rebuild;
 pub mod restore;
 pub mod scout;
 pub mod settings;
+pub mod target;
 pub mod topics;
 pub mod triage;
 

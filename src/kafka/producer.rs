@@ -8,13 +8,19 @@
 //!
 //! librdkafka's calls block, so they never run on a tokio worker, and none for longer than [`CALL_TIMEOUT`] at a time.
 
+mod copy;
+
+pub use copy::{Copy, CopyBatch, Progress, copy_group};
+
 use super::client::{Context, Ears, SILENT};
 use super::settings::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, Role, Settings};
 use super::triage::{Action, Blame, Facts, Mark, blame};
 use super::{Committed, Sink, SinkError};
 use crate::audit::{Batch, Record, Topic};
 use crate::metrics::Metrics;
+use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
@@ -65,6 +71,7 @@ pub struct Producer {
 enum Command {
     Commit { batch: Batch, reply: oneshot::Sender<Result<Committed, SinkError>> },
     Rehearse { batch: Batch, reply: oneshot::Sender<Result<(), SinkError>> },
+    Copy { batch: Arc<CopyBatch>, reply: oneshot::Sender<Result<(), SinkError>> },
     Close { reply: oneshot::Sender<()> },
 }
 
@@ -78,7 +85,10 @@ impl Producer {
         metrics: Arc<Metrics>,
         patience: Duration,
     ) -> Result<Self, OpenError> {
-        Self::open_as(Role::Producer { partition }, partition, settings, metrics, patience).await
+        let config = settings.client_config(Role::Producer { partition });
+        let name = format!("kafka-tx-{partition}");
+        let asked = Asked { config, name, partition, group: None, patience };
+        Self::open_as(asked, settings, metrics).await
     }
 
     /// Opens the producer of `check --connect`, which fences no daemon.
@@ -87,31 +97,27 @@ impl Producer {
         metrics: Arc<Metrics>,
         patience: Duration,
     ) -> Result<Self, OpenError> {
-        Self::open_as(Role::Probe, 0, settings, metrics, patience).await
+        let config = settings.client_config(Role::Probe);
+        let name = "kafka-probe".to_owned();
+        let asked = Asked { config, name, partition: 0, group: None, patience };
+        Self::open_as(asked, settings, metrics).await
     }
 
     async fn open_as(
-        role: Role,
-        partition: i32,
+        asked: Asked,
         settings: Arc<Settings>,
         metrics: Arc<Metrics>,
-        patience: Duration,
     ) -> Result<Self, OpenError> {
-        let config = settings.client_config(role);
-        let id = config.get("transactional.id").unwrap_or_default().to_owned();
+        let id = asked.config.get("transactional.id").unwrap_or_default().to_owned();
         let refused = |message: String| OpenError::Refused { id: id.clone(), message };
         let (commands, inbox) = mpsc::channel(1);
         let (opened, answer) = oneshot::channel();
-        let engine_id = id.clone();
         let brokers = settings.brokers.clone();
+        let partition = asked.partition;
         let ears = Arc::new(Ears::new(settings.contact.clone()));
         let heard = Arc::clone(&ears);
-        let name = match role {
-            Role::Probe => "kafka-probe".to_owned(),
-            _ => format!("kafka-tx-{partition}"),
-        };
-        let started = thread::Builder::new().name(name).spawn(move || {
-            match Engine::open(engine_id, &config, &settings, heard, metrics, patience) {
+        let started = thread::Builder::new().name(asked.name.clone()).spawn(move || {
+            match Engine::open(asked, &settings, heard, metrics) {
                 Ok(engine) => {
                     // nobody waits any more: nobody will send a command either
                     if opened.send(Ok(())).is_ok() {
@@ -170,10 +176,22 @@ impl Sink for Producer {
     }
 }
 
+/// What a producer is opened with.
+struct Asked {
+    config: ClientConfig,
+    /// Of its thread.
+    name: String,
+    partition: i32,
+    /// The group whose offsets its transactions move; `None`: none.
+    group: Option<ConsumerGroupMetadata>,
+    patience: Duration,
+}
+
 /// What lives on the thread.
 struct Engine {
     id: String,
     producer: ThreadedProducer<Context>,
+    group: Option<ConsumerGroupMetadata>,
     ears: Arc<Ears>,
     metrics: Arc<Metrics>,
     /// Names by [`Topic::ALL`].
@@ -192,15 +210,15 @@ enum Failure {
 
 impl Engine {
     fn open(
-        id: String,
-        config: &rdkafka::ClientConfig,
+        asked: Asked,
         settings: &Settings,
         ears: Arc<Ears>,
         metrics: Arc<Metrics>,
-        patience: Duration,
     ) -> Result<Self, OpenError> {
+        let Asked { config, group, patience, .. } = asked;
+        let id = config.get("transactional.id").unwrap_or_default().to_owned();
         let producer =
-            ThreadedProducer::from_config_and_context(config, Context::new(Arc::clone(&ears)))
+            ThreadedProducer::from_config_and_context(&config, Context::new(Arc::clone(&ears)))
                 .map_err(|error| OpenError::Refused {
                     id: id.clone(),
                     message: error.to_string(),
@@ -208,6 +226,7 @@ impl Engine {
         let engine = Self {
             id,
             producer,
+            group,
             ears,
             metrics,
             names: Topic::ALL.iter().map(|topic| settings.topic(*topic).to_owned()).collect(),
@@ -272,16 +291,15 @@ impl Engine {
         while let Some(command) = inbox.blocking_recv() {
             match command {
                 Command::Commit { batch, reply } => {
-                    let result = self.commit_measured(&batch);
-                    let is_over =
-                        matches!(result, Err(SinkError::Lost { .. } | SinkError::Fenced { .. }));
-                    if is_over {
-                        // closed before the answer goes out, so that no later command waits in vain
-                        inbox.close();
+                    let records = batch.records.len();
+                    let result = self.measured(records, || self.commit(&batch));
+                    if answer(result, reply, &mut inbox) {
+                        return;
                     }
-                    // whoever asked may have stopped waiting; the transaction stands all the same
-                    drop(reply.send(result));
-                    if is_over {
+                }
+                Command::Copy { batch, reply } => {
+                    let result = self.measured(batch.len(), || self.copy(&batch));
+                    if answer(result, reply, &mut inbox) {
                         return;
                     }
                 }
@@ -295,9 +313,13 @@ impl Engine {
         }
     }
 
-    fn commit_measured(&self, batch: &Batch) -> Result<Committed, SinkError> {
+    fn measured<T>(
+        &self,
+        records: usize,
+        commit: impl FnOnce() -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
         let started = Instant::now();
-        let result = self.commit(batch);
+        let result = commit();
         let outcome = match &result {
             Ok(_) => "committed",
             Err(SinkError::Aborted { .. }) => "aborted",
@@ -305,18 +327,25 @@ impl Engine {
             Err(SinkError::Lost { .. }) => "lost",
             Err(SinkError::Fenced { .. }) => "fenced",
         };
-        self.metrics.transaction(outcome, started.elapsed().as_secs_f64(), batch.records.len());
+        self.metrics.transaction(outcome, started.elapsed().as_secs_f64(), records);
         result
     }
 
     fn commit(&self, batch: &Batch) -> Result<Committed, SinkError> {
-        self.check_sizes(batch)?;
+        self.check_sizes(&batch.records)?;
         let deadline = Instant::now() + self.transaction_timeout;
-        let outcome = self.send_all(batch, deadline).and_then(|()| self.end_by_commit(deadline));
+        let outcome =
+            self.send_all(&batch.records, deadline).and_then(|()| self.end_by_commit(deadline));
+        self.conclude(outcome)?;
+        Ok(Committed { next_offsets: self.context().next_offsets() })
+    }
+
+    /// What a transaction that was to be committed has come to.
+    fn conclude(&self, outcome: Result<(), Failure>) -> Result<(), SinkError> {
         match outcome {
             Ok(()) => {
                 self.ears.clear();
-                Ok(Committed { next_offsets: self.context().next_offsets() })
+                Ok(())
             }
             Err(Failure::Abort { code, topic, message }) => Err(self.abort(code, topic, message)),
             Err(Failure::Gone { fenced, message }) => Err(self.gone(fenced, &message)),
@@ -324,9 +353,9 @@ impl Engine {
     }
 
     fn rehearse(&self, batch: &Batch) -> Result<(), SinkError> {
-        self.check_sizes(batch)?;
+        self.check_sizes(&batch.records)?;
         let deadline = Instant::now() + self.transaction_timeout;
-        let sent = self.send_all(batch, deadline);
+        let sent = self.send_all(&batch.records, deadline);
         match sent {
             Ok(()) => match self.abort(None, None, String::new()) {
                 SinkError::Aborted { .. } => Ok(()),
@@ -338,8 +367,8 @@ impl Engine {
     }
 
     /// Refuses what no topic of ours takes before a transaction is spent on it.
-    fn check_sizes(&self, batch: &Batch) -> Result<(), SinkError> {
-        let too_large = batch.records.iter().find(|record| wire_bytes(record) > MESSAGE_BYTES_MAX);
+    fn check_sizes(&self, records: &[Record]) -> Result<(), SinkError> {
+        let too_large = records.iter().find(|record| wire_bytes(record) > MESSAGE_BYTES_MAX);
         too_large.map_or(Ok(()), |record| {
             Err(SinkError::Content {
                 topic: Some(record.topic),
@@ -354,13 +383,32 @@ impl Engine {
     }
 
     /// Steps 1 and 2: begin, send in order, wait until every delivery has ended.
-    fn send_all(&self, batch: &Batch, deadline: Instant) -> Result<(), Failure> {
+    fn send_all(&self, records: &[Record], deadline: Instant) -> Result<(), Failure> {
+        self.begin()?;
+        self.send_records(records, deadline)?;
+        self.delivered(records.len(), deadline)
+    }
+
+    fn begin(&self) -> Result<(), Failure> {
         self.context().begin();
-        self.producer.begin_transaction().map_err(|error| self.failure(&error, None))?;
-        for record in &batch.records {
-            self.send(record, deadline)?;
-        }
-        if !self.context().wait_ended(batch.records.len(), deadline) {
+        self.producer.begin_transaction().map_err(|error| self.failure(&error, None))
+    }
+
+    fn send_records(&self, records: &[Record], deadline: Instant) -> Result<(), Failure> {
+        records.iter().try_for_each(|record| {
+            let name = self.name(record.topic);
+            let mut message =
+                BaseRecord::with_opaque_to(name, index(record.topic)).key(record.key.as_ref());
+            message.payload = record.value.as_deref();
+            message.partition = record.partition;
+            message.headers = headers(record);
+            self.send(message, Some(record.topic), deadline)
+        })
+    }
+
+    /// Waits until every delivery has ended, and ended well.
+    fn delivered(&self, sent: usize, deadline: Instant) -> Result<(), Failure> {
+        if !self.context().wait_ended(sent, deadline) {
             let message = self.ears.with_reason("records were not delivered in time");
             return Err(Failure::Abort {
                 code: Some(RDKafkaErrorCode::MessageTimedOut),
@@ -369,26 +417,29 @@ impl Engine {
             });
         }
         if let Some((topic, code)) = self.context().failed() {
-            let message = self.ears.with_reason(format_args!("topic {}: {code}", self.name(topic)));
-            return Err(Failure::Abort { code: Some(code), topic: Some(topic), message });
+            let message = match topic {
+                Some(topic) => format!("topic {}: {code}", self.name(topic)),
+                None => code.to_string(),
+            };
+            let message = self.ears.with_reason(message);
+            return Err(Failure::Abort { code: Some(code), topic, message });
         }
         Ok(())
     }
 
-    fn send(&self, record: &Record, deadline: Instant) -> Result<(), Failure> {
-        let mut message: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(self.name(record.topic), index(record.topic))
-                .key(record.key.as_ref());
-        message.payload = record.value.as_deref();
-        message.partition = record.partition;
-        message.headers = headers(record);
+    fn send(
+        &self,
+        mut message: BaseRecord<'_, [u8], [u8], usize>,
+        topic: Option<Topic>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let mut waited = false;
         loop {
             let Err((error, back)) = self.producer.send(message) else {
                 return Ok(());
             };
             if Facts::of(&error).action() != Action::Drain || Instant::now() >= deadline {
-                return Err(self.failure(&error, Some(record.topic)));
+                return Err(self.failure(&error, topic));
             }
             if !waited {
                 waited = true;
@@ -432,7 +483,7 @@ impl Engine {
         let message = self.ears.with_reason(text);
         // the record that failed first says more than the error that its transaction ends with
         let (topic, code) = match self.context().failed() {
-            Some((topic, code)) => (Some(topic), Some(code)),
+            Some((topic, code)) => (topic, Some(code)),
             None => (topic, facts.code),
         };
         match facts.action() {
@@ -503,6 +554,22 @@ impl Engine {
     fn name(&self, topic: Topic) -> &str {
         self.names.get(index(topic)).map_or(topic.default_name(), String::as_str)
     }
+}
+
+/// Answers; whether the producer is of no more use.
+fn answer<T>(
+    result: Result<T, SinkError>,
+    reply: oneshot::Sender<Result<T, SinkError>>,
+    inbox: &mut mpsc::Receiver<Command>,
+) -> bool {
+    let is_over = matches!(result, Err(SinkError::Lost { .. } | SinkError::Fenced { .. }));
+    if is_over {
+        // closed before the answer goes out, so that no later command waits in vain
+        inbox.close();
+    }
+    // whoever asked may have stopped waiting; the transaction stands all the same
+    drop(reply.send(result));
+    is_over
 }
 
 /// What is left until `deadline`, for one call: never nothing, for the first try, and never more than a call may take.

@@ -184,7 +184,7 @@ async fn may_be_added(settings: &Settings, missing: &[Topic]) -> Result<bool, To
     Ok(!is_renamed && !missing.iter().any(is_listed))
 }
 
-fn admin(settings: &Settings) -> Result<AdminClient<Context>, TopicError> {
+pub(super) fn admin(settings: &Settings) -> Result<AdminClient<Context>, TopicError> {
     let context = Context::new(Arc::new(Ears::new(settings.contact.clone())));
     AdminClient::from_config_and_context(&settings.client_config(Role::Scout), context).map_err(
         |error| TopicError::Unreachable(ScoutError::Refused { message: error.to_string() }),
@@ -228,7 +228,7 @@ async fn create(
 }
 
 /// A request as a whole was not answered: nothing is known of any topic.
-fn not_now(message: &str) -> TopicError {
+pub(super) fn not_now(message: &str) -> TopicError {
     TopicError::NotNow { name: "(all)".to_owned(), message: message.to_owned() }
 }
 
@@ -247,7 +247,7 @@ fn passes(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Brokers that have just started, or are too busy to be counted, say that there are too few of them: that passes.
-fn not_created(name: &str, code: RDKafkaErrorCode, replication: i32) -> TopicError {
+pub(super) fn not_created(name: &str, code: RDKafkaErrorCode, replication: i32) -> TopicError {
     let name = name.to_owned();
     match code {
         RDKafkaErrorCode::InvalidReplicationFactor => TopicError::NotNow {
@@ -268,13 +268,13 @@ fn not_created(name: &str, code: RDKafkaErrorCode, replication: i32) -> TopicErr
 }
 
 /// Replicas of a new topic.
-fn replication(settings: &Settings, brokers: usize) -> i32 {
+pub(super) fn replication(settings: &Settings, brokers: usize) -> i32 {
     let brokers = i32::try_from(brokers).unwrap_or(i32::MAX).max(1);
     settings.replication.unwrap_or(brokers.min(3))
 }
 
 /// `min.insync.replicas` at a replication: one broker may be away wherever there is more than one.
-fn min_insync(replication: i32) -> i32 {
+pub(super) fn min_insync(replication: i32) -> i32 {
     (replication - 1).clamp(1, 2)
 }
 

@@ -101,6 +101,7 @@ pub fn blame(code: Option<Code>) -> Blame {
         }
         Some(
             Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
             | Code::UnknownTopic
             | Code::UnknownTopicOrPartition
             | Code::UnknownPartition

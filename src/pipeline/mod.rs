@@ -1,4 +1,4 @@
-//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`],
+//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`], [`replay`]. Pure: [`schedule`],
 //! [`allot`], [`budget`], [`plan`].
 
 pub mod allot;
@@ -14,6 +14,7 @@ pub mod pause;
 pub mod plan;
 pub mod rebuild;
 pub mod record;
+pub mod replay;
 pub mod requests;
 pub mod runway;
 pub mod schedule;

@@ -277,7 +277,7 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["run"],
         &["check"],
@@ -286,6 +286,7 @@ fn help_of_every_command() {
         &["checkpoint", "list"],
         &["checkpoint", "show"],
         &["offsets"],
+        &["replay"],
         &["archive"],
         &["archive", "list"],
         &["archive", "cat"],
@@ -346,7 +347,7 @@ fn exit_codes() {
     let place = Place::new();
     let good = place.write("good.toml", &good().replace("DIR", &place.path("")));
     let bad = place.write("bad.toml", "[kafka]\n");
-    let rows: [(&str, &[&str], i32); 13] = [
+    let rows: [(&str, &[&str], i32); 15] = [
         ("help", &["--help"], 0),
         ("good", &["check", "--config", &good], 0),
         ("no command", &[], 2),
@@ -359,6 +360,8 @@ fn exit_codes() {
         ("checkpoint with faults", &["checkpoint", "list", "--config", &bad], 3),
         ("offsets without a time", &["offsets"], 2),
         ("offsets at no time", &["offsets", "--at", "yesterday"], 2),
+        ("replay of nothing", &["replay", "--to-topic", "siem"], 2),
+        ("replay to nowhere", &["replay", "--from", "36h"], 2),
         ("folder for man pages", &["man", "/nowhere"], 1),
     ];
     let mut page = String::new();

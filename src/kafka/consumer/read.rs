@@ -42,6 +42,13 @@ impl<'a> RecordView<'a> {
         self.headers.iter().find(|(key, _)| *key == name).and_then(|(_, value)| *value)
     }
 
+    /// Bytes of key, value and headers.
+    pub fn bytes(&self) -> usize {
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + length(*value));
+        length(self.key) + length(self.value) + headers.sum::<usize>()
+    }
+
     pub(super) fn of(message: &'a BorrowedMessage<'_>) -> Self {
         Self {
             offset: message.offset(),
@@ -357,7 +364,6 @@ impl TopicReader {
         loop {
             match self.committed.kafka.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
-                    last_sign = Instant::now();
                     // A batch that began before the place asked for is cut by librdkafka; twice the same never comes.
                     if message.offset() > last_offset {
                         last_offset = message.offset();
@@ -365,6 +371,8 @@ impl TopicReader {
                             return Ok(());
                         }
                     }
+                    // after the record was taken: whoever takes it may be slow, which is no silence of Kafka's
+                    last_sign = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(end))) if end == partition => return Ok(()),
                 Some(Err(error)) => self.triage(topic, partition, from, &error)?,
