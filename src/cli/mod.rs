@@ -15,6 +15,7 @@ mod output;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
+mod times;
 mod version;
 
 pub use exit::Exit;

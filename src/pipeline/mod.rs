@@ -6,6 +6,7 @@ pub mod collector;
 pub mod partition;
 pub mod pause;
 pub mod plan;
+pub mod reconcile;
 pub mod record;
 pub mod schedule;
 pub mod seen;
