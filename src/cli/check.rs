@@ -106,6 +106,7 @@ fn show(what: &str, faults: &[Fault], out: &mut Output) -> anyhow::Result<()> {
 fn summary(config: &Config, out: &mut Output) -> anyhow::Result<()> {
     for entity in &config.entities {
         out.line(format!("  entity {}: {}", entity.name, entity_line(config, entity)))?;
+        out.line(format!("    {}", super::fit::line(config, entity)))?;
     }
     let kafka = &config.kafka;
     out.line(format!("  kafka: {}", kafka.brokers))?;

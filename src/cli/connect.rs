@@ -1,5 +1,6 @@
 //! `check --connect`: tries what the configuration names. A bucket keeps one or two small objects, locked for a minute.
 
+use super::fit;
 use crate::archive::probe::{self, Property};
 use crate::archive::{self, AnyStore, Store as _};
 use crate::audit::slice::Query;
@@ -7,11 +8,13 @@ use crate::config::Config;
 use crate::github::auth::TokenReader;
 use crate::github::client::Client;
 use crate::github::{EntitySettings, LaneSettings, PageRequest, Source as _, SourceError};
+use crate::kafka::restore::read_checkpoints;
 use crate::kafka::topics::TopicReport;
 use crate::kafka::{ownership, topics};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How one try went.
@@ -52,7 +55,11 @@ pub(super) struct Try {
 }
 
 impl Try {
-    fn new(what: impl Into<String>, verdict: Verdict, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        what: impl Into<String>,
+        verdict: Verdict,
+        message: impl Into<String>,
+    ) -> Self {
         Self { what: what.into(), verdict, message: message.into() }
     }
 }
@@ -65,6 +72,10 @@ pub(super) async fn all(config: &Config) -> Vec<Try> {
         entity_tries(config, entity, &metrics, &mut tries).await;
     }
     kafka_tries(config, &metrics, &mut tries).await;
+    // a first run has no checkpoints, and what is wrong with Kafka was said above
+    if let Ok(restored) = read_checkpoints(Arc::new(config.kafka.clone())).await {
+        tries.extend(fit::tries(config, &restored.checkpoints, &BTreeMap::new()));
+    }
     if let Some(settings) = &config.archive {
         archive_tries(settings, &mut tries).await;
     }

@@ -9,12 +9,15 @@ mod connect;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+mod fit;
 mod man;
 mod offsets;
 mod output;
+mod reconcile;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
+mod status;
 mod times;
 mod version;
 
@@ -79,8 +82,10 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Status(status::StatusArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Offsets(offsets::OffsetsArgs),
+    Reconcile(Box<reconcile::ReconcileArgs>),
     Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
@@ -124,8 +129,10 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        Command::Status(args) => status::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         Command::Offsets(args) => offsets::run(&args, &cli.global, out),
+        Command::Reconcile(args) => reconcile::run(&args, &cli.global, out),
         Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),

@@ -162,6 +162,7 @@ fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Conf
     let entities = sections::entity::read(&mut root, &servers, &around);
     let (collect, allow_overlap) = sections::daemon::collect(&mut root);
     sections::overlap::check(report, &servers, &entities, allow_overlap);
+    sections::sweeps::check(report, &entities, &collect);
     let mut kafka = sections::kafka::read(&mut root);
     let archive = sections::archive::read(&mut root);
     let state = sections::daemon::state(&mut root, &around);

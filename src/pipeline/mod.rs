@@ -3,6 +3,7 @@
 pub mod archiver;
 pub mod buffer;
 pub mod collector;
+pub mod cost;
 pub mod partition;
 pub mod pause;
 pub mod plan;
@@ -10,6 +11,7 @@ pub mod reconcile;
 pub mod record;
 pub mod schedule;
 pub mod seen;
+pub mod status;
 
 use crate::audit::lane::LaneRules;
 use crate::audit::{Lane, SweepAges};

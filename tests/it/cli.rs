@@ -254,10 +254,11 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 16] = [
         &[],
         &["run"],
         &["check"],
+        &["status"],
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],

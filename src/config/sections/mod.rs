@@ -6,6 +6,7 @@ pub(super) mod entity;
 pub(super) mod kafka;
 pub(super) mod overlap;
 pub(super) mod server;
+pub(super) mod sweeps;
 
 use super::environment::Environment;
 use std::path::Path;

@@ -125,6 +125,8 @@ fn entity_rows() -> Vec<Row> {
         ("entity retention nonsense", entity("retention.git = \"a week\"")),
         ("entity retention is no table", entity("retention = \"7d\"")),
         ("entity overlap of another type", entity("allow_overlap = \"yes\"")),
+        ("an age above every retention", section("[collect]\nsweep_ages = [\"1d\", \"181d\"]\n")),
+        ("no last look", entity("retention.git = \"6h\"")),
         ("overlap", second("organization", "acme", "")),
         ("overlap allowed by one", second("organization", "acme", "allow_overlap = true")),
         ("the same log twice", second("enterprise", "Acme-Inc", "")),
