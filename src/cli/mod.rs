@@ -6,6 +6,7 @@ mod check;
 mod checkpoint;
 mod completions;
 mod connect;
+mod control;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
