@@ -1,7 +1,7 @@
 //! `ghauditd reconcile`: did we miss anything?
 
 use super::times::{When, parse_when};
-use super::{Exit, Global, Output};
+use super::{Exit, Global, Output, OutputError};
 use crate::archive::{AnyStore, StoreError};
 use crate::audit::Lane;
 use crate::config::Config;
@@ -15,6 +15,7 @@ use crate::pipeline::reconcile::{
     ReconcileError, Sides, Statement, Step, Tell, Verdict,
 };
 use crate::time::{rfc3339_s, wall_ms};
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::OpenOptions;
@@ -74,6 +75,12 @@ pub(super) struct ReconcileArgs {
     /// Folder for lists that are too long for memory (about 90 bytes an entry); without it the system's
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+    /// Why it is asked, in your words: goes on record with the statement
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Do not put the statement on record in the operations topic: nothing is written to Kafka then
+    #[arg(long, conflicts_with = "reason")]
+    no_record: bool,
     /// Answer as JSON: the whole statement
     #[arg(long)]
     json: bool,
@@ -166,6 +173,7 @@ async fn reconcile(
     question: Question,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    let entity = question.entity.name.clone();
     let client = client(config, &question.entity)?;
     let archive = match &config.archive {
         Some(settings) => match AnyStore::open(settings).await {
@@ -192,24 +200,47 @@ async fn reconcile(
     bar.clear();
     let (run, compared) = run;
     let statement = run.statement(&compared, maker(), None);
-    if let Some(path) = &args.statement
-        && let Err(error) = write_statement(path, &statement, &run, &compared)
-    {
-        out.complain(format!("the statement cannot be written to {}: {error}", path.display()));
-        return Ok(Exit::Unexpected);
-    }
-    if args.json {
-        let mut bytes = Vec::new();
-        statement.write_json(&run, &compared, &mut bytes)?;
-        out.bytes(&bytes)?;
-    } else {
-        out.bytes(statement.text(&run, &compared).as_bytes())?;
-    }
-    Ok(match statement.verdict {
+    answer(args, &statement, &run, &compared, out)?;
+    let exit = match statement.verdict {
         Verdict::NothingMissing => Exit::Ok,
         Verdict::Different | Verdict::LossRecorded => Exit::Mismatch,
         Verdict::NothingCompared => Exit::NotFound,
-    })
+    };
+    if args.no_record {
+        return Ok(exit);
+    }
+    let (kafka, details) = (Arc::new(config.kafka.clone()), statement.details());
+    let reason = args.reason.clone();
+    match super::control::state(kafka, "reconcile", Some(entity), reason, details).await {
+        Ok(_) => Ok(exit),
+        Err(error) => {
+            out.complain(format!("the statement is not on record (--no-record): {error}"));
+            // what was found weighs more
+            Ok(if exit == Exit::Ok { Exit::Unexpected } else { exit })
+        }
+    }
+}
+
+/// The statement in its files, and on stdout.
+fn answer(
+    args: &ReconcileArgs,
+    statement: &Statement,
+    run: &Reconciliation<'_, Client>,
+    compared: &Compared,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    if let Some(path) = &args.statement {
+        write_statement(path, statement, run, compared).with_context(|| {
+            format!("the statement cannot be written to {}.txt and .json", path.display())
+        })?;
+    }
+    if args.json {
+        let written = statement.write_json(run, compared, &mut out.writer());
+        written.map_err(OutputError::from)?;
+    } else {
+        out.bytes(statement.text(run, compared).as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Gathers and compares; looks at our side once more before anything is called missing.
@@ -253,7 +284,7 @@ fn maker() -> Maker {
         user: actor.user,
         host: actor.host,
         pid: actor.pid,
-        program: format!("ghauditd {}", super::version::long()),
+        program: format!("ghauditd {}", env!("CARGO_PKG_VERSION")),
     }
 }
 

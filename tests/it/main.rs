@@ -18,6 +18,8 @@ mod kafka;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod reconcile;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod sweeps;

@@ -164,6 +164,7 @@ mod tests {
     use super::super::item::testing::items;
     use super::*;
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree as _;
     use tempfile::TempDir;
 
     fn all(spill: &Spill) -> Vec<Item> {
