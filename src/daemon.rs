@@ -7,7 +7,6 @@
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
 use crate::github::EntitySettings;
-use crate::github::auth::TokenReader;
 use crate::github::client::{Client, ClientError};
 use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError};
@@ -172,8 +171,7 @@ fn clients(
         let unknown =
             || DaemonError::Setup(format!("server {:?} is not configured", entity.server));
         let server = config.servers.get(&entity.server).ok_or_else(unknown)?;
-        let token = TokenReader::new(entity.token.clone());
-        let client = Client::new(server, entity, token, Arc::clone(&shared.metrics));
+        let client = Client::new(server, entity, Arc::clone(&shared.metrics));
         let client = client.map_err(|error: ClientError| DaemonError::Setup(error.to_string()))?;
         Ok((entity.clone(), Arc::new(client)))
     };
