@@ -6,13 +6,12 @@ use crate::archive::{AnyStore, StoreError};
 use crate::audit::Lane;
 use crate::config::Config;
 use crate::config::units::show_duration;
-use crate::github::auth::TokenReader;
 use crate::github::client::Client;
 use crate::github::{EntitySettings, LaneSettings};
 use crate::metrics::Metrics;
 use crate::pipeline::reconcile::{
-    Against, ArchiveSideError, Compared, KafkaSideError, Maker, Question, Reconciliation,
-    ReconcileError, Sides, Statement, Step, Tell, Verdict,
+    Against, ArchiveSideError, Compared, KafkaSideError, Maker, Question, ReconcileError,
+    Reconciliation, Sides, Statement, Step, Tell, Verdict,
 };
 use crate::time::{rfc3339_s, wall_ms};
 use anyhow::Context as _;
@@ -266,9 +265,9 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_secs(15);
 
 fn client(config: &Config, entity: &EntitySettings) -> anyhow::Result<Client> {
     let server = config.servers.get(&entity.server);
-    let server = server.ok_or_else(|| anyhow::anyhow!("server {} is not configured", entity.server))?;
-    let token = TokenReader::new(entity.token.clone());
-    Ok(Client::new(server, entity, token, Arc::new(Metrics::default()))?)
+    let server =
+        server.ok_or_else(|| anyhow::anyhow!("server {} is not configured", entity.server))?;
+    Ok(Client::new(server, entity, Arc::new(Metrics::default()))?)
 }
 
 /// Where GitHub is asked: also the `ce_source` of the records.

@@ -60,9 +60,7 @@ fn span(text: &str) -> Option<When> {
         _ => return None,
     };
     let first: Date = day.parse().ok()?;
-    let ms = |date: Date| {
-        Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_millisecond())
-    };
+    let ms = |date: Date| Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_millisecond());
     Some(When::Span(ms(first)?, ms(first.checked_add(length).ok()?)?))
 }
 
@@ -91,12 +89,25 @@ mod tests {
         let day = parse_when("2026-11-20").unwrap();
         assert_eq!((day.start_ms(0), day.end_ms(0)), (NOV_20_MS, NOV_20_MS + DAY_MS));
         let ago = parse_when("1d").unwrap();
-        assert_eq!((ago.start_ms(NOV_20_MS), ago.end_ms(NOV_20_MS)), (NOV_20_MS - DAY_MS, NOV_20_MS - DAY_MS));
+        assert_eq!(
+            (ago.start_ms(NOV_20_MS), ago.end_ms(NOV_20_MS)),
+            (NOV_20_MS - DAY_MS, NOV_20_MS - DAY_MS)
+        );
     }
 
     #[test]
     fn what_could_mean_two_things_is_refused() {
-        for wrong in ["", "yesterday", "2026-11-20T00:00:00", "5", "-3h", "2026-13", "2026-02-30", "20261120", "October"] {
+        for wrong in [
+            "",
+            "yesterday",
+            "2026-11-20T00:00:00",
+            "5",
+            "-3h",
+            "2026-13",
+            "2026-02-30",
+            "20261120",
+            "October",
+        ] {
             let told = parse_when(wrong).unwrap_err();
             assert!(told.contains("2026-11-20T00:00:00Z"), "{wrong}: {told}");
         }

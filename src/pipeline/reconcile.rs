@@ -246,7 +246,7 @@ impl<'a, S: Source> Reconciliation<'a, S> {
         let checkpoint = restored.checkpoints.remove(&name);
         let checkpoint = checkpoint.ok_or(ReconcileError::NeverCollected(name))?;
         let allowance = Allowance::new(question.reserve, sides.collect.budget_reserve);
-        let mut walker = Walker::new(sides.source, allowance, Arc::clone(&tell));
+        let mut walker = Walker::new(sides.source, &allowance, Arc::clone(&tell));
         let from_s = question.from_ms.div_euclid(1000);
         let first = question.lanes.first().map_or(Lane::Web, |lane| lane.lane);
         let github_now_ms = walker.now_ms(first, from_s).await?;
@@ -339,7 +339,8 @@ impl<'a, S: Source> Reconciliation<'a, S> {
 
     /// Compares the lists as they are. May be repeated.
     pub fn compare(&self) -> Result<Compared, ReconcileError> {
-        let range_s = (self.question.from_ms.div_euclid(1000), self.question.to_ms.div_euclid(1000));
+        let range_s =
+            (self.question.from_ms.div_euclid(1000), self.question.to_ms.div_euclid(1000));
         let mut findings = Findings::new(&self.question.work_dir, range_s);
         let mut tally = Tally::default();
         for part in 0..PARTS {
@@ -413,9 +414,11 @@ fn since_ms(question: &Question, skew_ms: i64) -> i64 {
 
 /// Up to when: GitHub cannot show it much later.
 fn until_ms(question: &Question) -> i64 {
-    let longest = question.lanes.iter().map(|lane| lane.retention).max_by_key(|retention| {
-        retention.unwrap_or(Duration::MAX)
-    });
+    let longest = question
+        .lanes
+        .iter()
+        .map(|lane| lane.retention)
+        .max_by_key(|retention| retention.unwrap_or(Duration::MAX));
     let Some(Some(retention)) = longest else { return i64::MAX };
     let retention_s = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
     let late_ms = retention_s.saturating_add(COMMITTED_LATE_S).saturating_mul(1000);

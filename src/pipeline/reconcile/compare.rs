@@ -228,10 +228,8 @@ impl Basis {
 
     /// Ours whose id GitHub does not list.
     fn not_listed(&self, item: &Item, tally: &mut Tally) -> Option<Fault> {
-        if item.time_ms.is_none() {
-            // it may stand anywhere in GitHub's list
-            return None;
-        }
+        // one without a time may stand anywhere in GitHub's list
+        item.time_ms?;
         tally.at(item).ours += 1;
         let by_rest = item.fingerprint.kind() == SourceKind::Rest.as_byte();
         let standing = self.standing(item);
@@ -317,7 +315,10 @@ mod tests {
         let ours = [
             item("deleted", "1", 5),
             Item { ingest_ms: 1_000, ..since },
-            Item { marks: super::super::item::Marks { also_outside: true, ..outside.marks }, ..outside },
+            Item {
+                marks: super::super::item::Marks { also_outside: true, ..outside.marks },
+                ..outside
+            },
             Item { time_ms: None, ..item("timeless", "1", 0) },
             item("just collected", "1", 130),
         ];
@@ -338,7 +339,8 @@ mod tests {
         let (tally, faults) = compared(std::slice::from_ref(&shown), &[pushed]);
         assert_eq!((tally.notes.by_another_way, faults), (1, vec![]));
         let marks = super::super::item::Marks { behind_archive: true, ..shown.marks };
-        let (tally, faults) = compared(std::slice::from_ref(&shown), &[Item { marks, ..shown.clone() }]);
+        let (tally, faults) =
+            compared(std::slice::from_ref(&shown), &[Item { marks, ..shown.clone() }]);
         assert_eq!((tally.notes.not_archived_yet, faults), (1, vec![]));
     }
 
@@ -353,7 +355,8 @@ mod tests {
         };
         let mut shown = BTreeSet::new();
         for item in github.iter().filter(|item| shown.insert(item.fingerprint)) {
-            let early = matches!(basis.standing(item), Standing::NotCollected | Standing::NotSettled);
+            let early =
+                matches!(basis.standing(item), Standing::NotCollected | Standing::NotSettled);
             let has = |rule: &dyn Fn(&Item) -> bool| ours.iter().any(rule);
             let id = |it: &Item| it.fingerprint.id() == item.fingerprint.id();
             if early || has(&|it| it.fingerprint == item.fingerprint) {

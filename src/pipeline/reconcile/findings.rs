@@ -21,7 +21,7 @@ pub struct Span {
     pub lane: Lane,
     /// First second.
     pub from_s: i64,
-    /// Last second.
+    /// The second after the last.
     pub to_s: i64,
 }
 
@@ -112,7 +112,10 @@ impl Findings {
             }
         }
         let spans = by_lane.into_iter().flat_map(|(lane, spans)| {
-            few(spans).into_iter().map(move |(from_s, to_s)| Span { lane, from_s, to_s })
+            few(spans).into_iter().map(move |(from_s, last_s)| {
+                let to_s = last_s.saturating_add(1);
+                Span { lane, from_s, to_s }
+            })
         });
         spans.collect()
     }
@@ -167,7 +170,7 @@ mod tests {
             let spans = findings.spans();
             for item in &list {
                 let holds = |span: &&Span| {
-                    let inside = |at| span.from_s <= at && at <= span.to_s;
+                    let inside = |at| span.from_s <= at && at < span.to_s;
                     span.lane == item.lane && item.time_s().map_or(inside(0) && inside(200), inside)
                 };
                 prop_assert!(spans.iter().any(|span| holds(&span)), "{item:?} not in {spans:?}");

@@ -5,7 +5,9 @@ use super::lists::{Lists, OurRecord};
 use super::spill::SpillError;
 use super::{Step, Tell};
 use crate::archive::key::SegmentKey;
-use crate::archive::segment::{ArchivedRecord, ReadLimits, SegmentError, SegmentReader, parse_line};
+use crate::archive::segment::{
+    ArchivedRecord, ReadLimits, SegmentError, SegmentReader, parse_line,
+};
 use crate::archive::store::{Store, StoreError};
 use bytes::Bytes;
 use serde::Serialize;

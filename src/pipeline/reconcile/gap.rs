@@ -25,7 +25,8 @@ impl RecordedGap {
 
     /// Whether it touches `[from_s, to_s)`. One whose times cannot be read touches everything: it must be looked at.
     pub fn touches(&self, from_s: i64, to_s: i64) -> bool {
-        let second = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);
+        let second =
+            |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);
         match (second(&self.from), second(&self.to)) {
             (Some(from), Some(to)) => from < to_s && from_s < to.max(from.saturating_add(1)),
             _ => true,
@@ -43,7 +44,9 @@ mod tests {
             br#"{"version":1,"entity":"acme","lane":"git","from":"1970-01-01T00:01:00Z","to":"1970-01-01T00:02:00Z","cause":"expired","noticed":"1970-01-08T00:00:00.000Z","more":[]}"#,
         )
         .unwrap();
-        for (from, to, touches) in [(0, 60, false), (0, 61, true), (119, 200, true), (120, 200, false)] {
+        for (from, to, touches) in
+            [(0, 60, false), (0, 61, true), (119, 200, true), (120, 200, false)]
+        {
             assert_eq!(gap.touches(from, to), touches, "{from} {to}");
         }
         assert!(RecordedGap { to: "later".to_owned(), ..gap }.touches(0, 1));

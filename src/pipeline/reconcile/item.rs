@@ -1,7 +1,7 @@
 //! What is kept of an entry while two lists are compared: some 80 bytes, never its body.
 
-use crate::audit::{Entry, Fingerprint, Lane, SourceKind, Text};
 use crate::audit::header::CE_TYPE_UNKNOWN;
+use crate::audit::{Entry, Fingerprint, Lane, SourceKind, Text};
 use std::collections::HashMap;
 
 /// Longest id that is shown whole, bytes: GitHub's have 22.
@@ -211,7 +211,9 @@ mod tests {
     #[test]
     fn more_actions_than_there_can_be_cost_no_more_memory() {
         let mut actions = Actions::default();
-        (0..ACTIONS_MAX + 100).for_each(|n| drop(actions.number(&format!("a{n}"))));
+        for n in 0..ACTIONS_MAX + 100 {
+            actions.number(&format!("a{n}"));
+        }
         assert_eq!(actions.names.len(), ACTIONS_MAX + 1);
         let further = actions.number("further");
         assert_eq!(actions.name(further), OTHER_ACTIONS);
@@ -221,7 +223,9 @@ mod tests {
         #[test]
         fn items_are_read_back(items in proptest::collection::vec(items(), 0..20)) {
             let mut bytes = Vec::new();
-            items.iter().for_each(|item| item.encode(&mut bytes));
+            for item in &items {
+                item.encode(&mut bytes);
+            }
             let (mut rest, mut read) = (bytes.as_slice(), Vec::new());
             while let Some((item, more)) = Item::decode(rest) {
                 read.push(item);

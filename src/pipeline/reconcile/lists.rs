@@ -283,7 +283,9 @@ mod tests {
     #[test]
     fn others_and_other_times_are_left_out_and_what_has_no_time_is_kept() {
         let mut lists = lists();
-        for (at, value) in [(0, "other"), (2, "1970-01-01T00:00:00.999Z"), (2, "1970-01-01T00:00:02.000Z")] {
+        for (at, value) in
+            [(0, "other"), (2, "1970-01-01T00:00:00.999Z"), (2, "1970-01-01T00:00:02.000Z")]
+        {
             let mut headers = GOOD;
             headers[at].1 = value;
             take(&mut lists, &headers, b"{}");
@@ -291,7 +293,9 @@ mod tests {
         assert_eq!(lists.ours.items(), 0);
         take(&mut lists, &[GOOD[0], GOOD[1], GOOD[4]], b"{}");
         assert_eq!(items(&lists.ours)[0].time_ms, None);
-        lists.take_github(Lane::Web, &Entry { timestamp_ms: Some(9), ..Entry::opaque(Bytes::new()) }).unwrap();
+        lists
+            .take_github(Lane::Web, &Entry { timestamp_ms: Some(9), ..Entry::opaque(Bytes::new()) })
+            .unwrap();
         lists.take_github(Lane::Web, &Entry::opaque(Bytes::new())).unwrap();
         assert_eq!((lists.github_outside, lists.github.items()), (1, 1));
     }
@@ -300,8 +304,16 @@ mod tests {
     fn pieces_are_one_entry() {
         let mut lists = lists();
         let piece = |number, digest| {
-            [&GOOD[..], &[("gh_chunk_id", "i"), ("gh_chunk", number), ("gh_chunks", "2"), ("gh_chunk_sha256", digest)]]
-                .concat()
+            [
+                &GOOD[..],
+                &[
+                    ("gh_chunk_id", "i"),
+                    ("gh_chunk", number),
+                    ("gh_chunks", "2"),
+                    ("gh_chunk_sha256", digest),
+                ],
+            ]
+            .concat()
         };
         take(&mut lists, &piece("0", "s"), b"{\"a\":");
         take(&mut lists, &piece("0", "t"), b"other");

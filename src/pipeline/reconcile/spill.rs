@@ -54,8 +54,7 @@ impl Folder {
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         let mut options = OpenOptions::new();
-        let mut file =
-            options.create(true).append(true).mode(0o600).open(self.path.join(name))?;
+        let mut file = options.create(true).append(true).mode(0o600).open(self.path.join(name))?;
         file.write_all(bytes)
     }
 
@@ -204,7 +203,9 @@ mod tests {
             let parent = TempDir::new().unwrap();
             let folder = Folder::below(parent.path());
             let mut spill = Spill::with_memory(&folder, "x", memory);
-            list.iter().for_each(|item| spill.push(item).unwrap());
+            for item in &list {
+                spill.push(item).unwrap();
+            }
             let key = |item: &Item| { let mut bytes = Vec::new(); item.encode(&mut bytes); bytes };
             let sorted = |items: &[Item]| { let mut keys: Vec<_> = items.iter().map(key).collect(); keys.sort(); keys };
             prop_assert_eq!(sorted(&all(&spill)), sorted(&list));

@@ -91,7 +91,9 @@ mod tests {
         )
             .prop_map(|(edge_s, settled_s, read)| {
                 let mut collected = Intervals::default();
-                read.into_iter().for_each(|(from, len)| collected.insert(from, from + len));
+                for (from, len) in read {
+                    collected.insert(from, from + len);
+                }
                 LaneTime { edge_s, settled_s, collected }
             })
     }

@@ -5,8 +5,8 @@
 
 use super::compare::{Counts, Fault, Notes};
 use super::findings::Span;
-use super::from_kafka::PartitionRead;
 use super::from_archive::SegmentRead;
+use super::from_kafka::PartitionRead;
 use super::gap::RecordedGap;
 use super::item::{Actions, Item};
 use super::standing::Standing;
@@ -193,7 +193,8 @@ impl Statement {
         made_by: Maker,
         collecting: Option<Collecting>,
     ) -> Self {
-        let (from_s, to_s) = (run.question.from_ms.div_euclid(1000), run.question.to_ms.div_euclid(1000));
+        let (from_s, to_s) =
+            (run.question.from_ms.div_euclid(1000), run.question.to_ms.div_euclid(1000));
         let tally = &compared.tally;
         let lanes: Vec<LaneStatement> = run
             .basis

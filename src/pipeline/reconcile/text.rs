@@ -1,12 +1,12 @@
 //! The statement as an auditor reads it.
 
+use super::Against;
 use super::compare::{Counts, Fault};
 use super::findings::{Findings, SHOWN};
 use super::item::{Actions, Item};
 use super::standing::Standing;
 use super::statement::{Statement, Verdict};
 use super::walk::Purpose;
-use super::Against;
 use crate::audit::Lane;
 use crate::config::units::show_duration;
 use crate::time::rfc3339_ms;
@@ -30,22 +30,20 @@ pub(super) fn sentence(it: &Statement) -> String {
             if compared == 1 { "is" } else { "are" },
         ),
         Verdict::Different => {
-            let mut parts = Vec::new();
-            if missing > 0 {
-                parts.push(format!("{} missing", entries(missing)));
-            }
-            if revised > 0 {
-                parts.push(format!("{} shown by GitHub with other bytes than ours", entries(revised)));
-            }
-            if doubled > 0 {
-                parts.push(format!("{} there more than once", entries(doubled)));
-            }
-            format!(
-                "GitHub's list of {} {range} and {side} are NOT alike: {}; GitHub lists {}.",
-                it.entity,
-                parts.join(", "),
-                entries(compared)
-            )
+            let are = |count: u64, what: String| {
+                let verb = if count == 1 { "is" } else { "are" };
+                (count > 0).then(|| format!("{} {verb} {what}", entries(count)))
+            };
+            let parts: Vec<_> = [
+                are(missing, format!("MISSING in {side}")),
+                are(revised, "shown by GitHub with other bytes than ours".to_owned()),
+                are(doubled, format!("in {side} more than once")),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let all = entries(compared);
+            format!("{}. GitHub lists {all} of {} {range}.", parts.join(", "), it.entity)
         }
         Verdict::NothingCompared => {
             format!("Nothing could be compared of {} {range}: the reasons stand below.", it.entity)
@@ -56,7 +54,12 @@ pub(super) fn sentence(it: &Statement) -> String {
             " But for time that GitHub has deleted since, a loss is recorded: see the recorded gaps.",
         );
     }
-    if it.verdict != Verdict::NothingCompared && it.lanes.iter().any(|lane| lane.spans.len() > 1 || lane.spans.iter().any(|span| span.standing != Standing::Compared)) {
+    if it.verdict != Verdict::NothingCompared
+        && it.lanes.iter().any(|lane| {
+            lane.spans.len() > 1
+                || lane.spans.iter().any(|span| span.standing != Standing::Compared)
+        })
+    {
         text.push_str(" Part of the range could not be compared: see what was compared.");
     }
     text
@@ -122,7 +125,10 @@ pub(super) fn text(it: &Statement, findings: &Findings, actions: &Actions) -> St
         (Fault::Missing, "Missing: GitHub lists it, ours has it not"),
         (Fault::Revised, "Changed: GitHub shows other bytes than any that ours has"),
         (Fault::Doubled, "Doubled: ours has the same id and bytes more than once"),
-        (Fault::Extra, "Ours alone: GitHub lists it no more, and its retention does not explain that"),
+        (
+            Fault::Extra,
+            "Ours alone: GitHub lists it no more, and its retention does not explain that",
+        ),
     ] {
         list(findings.first(fault), findings.count(fault), title, actions, &mut out);
     }
@@ -204,7 +210,9 @@ fn list(first: &[Item], count: u64, title: &str, actions: &Actions, out: &mut Te
     out.table(&["TIME", "LANE", "ACTION", "ID"], &rows);
     let more = count.saturating_sub(u64::try_from(SHOWN).unwrap_or(0));
     if more > 0 {
-        out.line(&format!("  and {more} more: all of them stand in the JSON (--statement, --json)"));
+        out.line(&format!(
+            "  and {more} more: all of them stand in the JSON (--statement, --json)"
+        ));
     }
 }
 
@@ -213,7 +221,10 @@ fn others(it: &Statement, out: &mut Text) {
     let latest = show_duration(Duration::from_secs(u64::try_from(notes.latest_s).unwrap_or(0)));
     let lines = [
         (it.totals.late, format!("found by sweeps, the latest {latest} after its time")),
-        (notes.older_bodies, "of ours with earlier bytes, which GitHub has changed since".to_owned()),
+        (
+            notes.older_bodies,
+            "of ours with earlier bytes, which GitHub has changed since".to_owned(),
+        ),
         (notes.by_another_way, "that came to us by another way than GitHub's REST list".to_owned()),
         (notes.committed_since, "committed after the list was begun, and not in it".to_owned()),
         (notes.not_archived_yet, "in Kafka and not archived yet".to_owned()),
@@ -230,9 +241,16 @@ fn others(it: &Statement, out: &mut Text) {
         for request in &collecting.requests {
             let (span, id) = (&request.span, &request.id);
             let [from, to] = [span.from_s, span.to_s].map(crate::time::rfc3339_s);
-            out.line(&format!("  request {id}: read {} again from {from} to {to}: {}: {}", span.lane, request.outcome, request.message));
+            out.line(&format!(
+                "  request {id}: read {} again from {from} to {to}: {}: {}",
+                span.lane, request.outcome, request.message
+            ));
         }
-        out.line(&format!("  {} of {} collected", collecting.collected, entries(collecting.wanted)));
+        out.line(&format!(
+            "  {} of {} collected",
+            collecting.collected,
+            entries(collecting.wanted)
+        ));
     }
     if it.gap_count > 0 {
         out.head(&format!("Recorded gaps that touch the range ({})", it.gap_count));
@@ -253,7 +271,10 @@ fn rests_on(it: &Statement, out: &mut Text) {
     out.head("What it rests on");
     let by = &it.made_by;
     out.line(&format!("  made by {} on {} with {}", by.user, by.host, by.program));
-    out.line(&format!("  from {} to {} by that host's clock; GitHub's said {} at the begin", it.began, it.ended, it.github_now));
+    out.line(&format!(
+        "  from {} to {} by that host's clock; GitHub's said {} at the begin",
+        it.began, it.ended, it.github_now
+    ));
     let reserve = it.reserve.map_or_else(String::new, |reserve| {
         format!(", leaving {reserve} requests of each hour to others")
     });
@@ -279,15 +300,21 @@ fn rests_on(it: &Statement, out: &mut Text) {
             ]
         })
         .collect();
-    out.table(&["LANE", "WHAT", "QUERY", "ASKED", "ANSWERED (GITHUB'S CLOCK)", "PAGES", "ENTRIES"], &rows);
+    out.table(
+        &["LANE", "WHAT", "QUERY", "ASKED", "ANSWERED (GITHUB'S CLOCK)", "PAGES", "ENTRIES"],
+        &rows,
+    );
     if let Some(archive) = &it.archive {
-        let (count, bytes) = (archive.segments.len(), archive.segments.iter().map(|it| it.bytes).sum::<usize>());
+        let (count, bytes) =
+            (archive.segments.len(), archive.segments.iter().map(|it| it.bytes).sum::<usize>());
         out.line(&format!(
             "  the archive in {}: {count} segments with {bytes} bytes were read ({} were not needed); their names and SHA-256 stand in the JSON",
             archive.store, archive.skipped
         ));
         for place in &archive.breaks {
-            out.line(&format!("  no segment holds {place}: see `ghauditd archive list` for its gaps"));
+            out.line(&format!(
+                "  no segment holds {place}: see `ghauditd archive list` for its gaps"
+            ));
         }
     }
     if !it.kafka.is_empty() {
@@ -304,7 +331,10 @@ fn rests_on(it: &Statement, out: &mut Text) {
             .collect();
         out.table(&["PARTITION", "OFFSETS", "RECORDS", "READ"], &rows);
     }
-    out.line(&format!("  what has been collected: the checkpoint with sequence {}", it.checkpoint_sequence));
+    out.line(&format!(
+        "  what has been collected: the checkpoint with sequence {}",
+        it.checkpoint_sequence
+    ));
 }
 
 /// Text that grows.

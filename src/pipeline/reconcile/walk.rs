@@ -12,7 +12,7 @@ use crate::retry::Backoff;
 use crate::time::{rfc3339_ms, rfc3339_s, wall_ms};
 use serde::Serialize;
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 /// Entries of a page.
@@ -89,8 +89,7 @@ pub struct Asked {
 /// Walks lists.
 pub struct Walker<'a, S> {
     source: &'a S,
-    credential: usize,
-    allowance: Allowance,
+    purses: Vec<Purse>,
     tell: Tell,
     /// What was asked.
     pub asked: Vec<Asked>,
@@ -105,6 +104,16 @@ impl<S> std::fmt::Debug for Walker<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Walker").field("requests", &self.requests).finish_non_exhaustive()
     }
+}
+
+/// A credential's budget, as far as it may be used.
+#[derive(Debug, Clone)]
+struct Purse {
+    allowance: Allowance,
+    /// Nothing may be asked before.
+    until: Option<(Instant, &'static str)>,
+    /// What was said when it was refused.
+    denied: Option<(String, String)>,
 }
 
 /// What a request came to, where it is not a page.
@@ -143,11 +152,11 @@ struct Seen {
 
 impl<'a, S: Source> Walker<'a, S> {
     /// Asks `source`, with what the allowance leaves.
-    pub fn new(source: &'a S, allowance: Allowance, tell: Tell) -> Self {
+    pub fn new(source: &'a S, allowance: &Allowance, tell: Tell) -> Self {
+        let purse = Purse { allowance: allowance.clone(), until: None, denied: None };
         Self {
             source,
-            credential: 0,
-            allowance,
+            purses: vec![purse; source.credentials().len()],
             tell,
             asked: Vec::new(),
             requests: 0,
@@ -156,9 +165,9 @@ impl<'a, S: Source> Walker<'a, S> {
         }
     }
 
-    /// Requests of GitHub's window that are left to others, where there is a limit.
+    /// Requests of GitHub's window that are left to others, where there is a limit; of all credentials together.
     pub fn reserve(&self) -> Option<u64> {
-        self.allowance.reserve()
+        self.purses.iter().filter_map(|purse| purse.allowance.reserve()).reduce(u64::saturating_add)
     }
 
     /// GitHub's now, epoch milliseconds, and whether the token may read the lane. One request, or three where the clocks
@@ -227,7 +236,9 @@ impl<'a, S: Source> Walker<'a, S> {
         let (mut query, mut purpose) = (query, purpose);
         loop {
             if self.asked.len() >= QUERIES_MAX {
-                let why = format!("{QUERIES_MAX} queries did not suffice, cursors are lost again and again");
+                let why = format!(
+                    "{QUERIES_MAX} queries did not suffice, cursors are lost again and again"
+                );
                 return Err(WalkError::GaveUp(why));
             }
             let mut state = Walk::new(query);
@@ -320,14 +331,15 @@ impl<'a, S: Source> Walker<'a, S> {
         let mut uncut: Option<String> = None;
         let (mut request, mut failures) = (request, 0);
         loop {
-            let Some(credential) = self.source.credentials().get(self.credential) else {
+            let chosen = self.credential().await?;
+            let Some(credential) = self.source.credentials().get(chosen) else {
                 return Err(gave_up("the entity has no credential"));
             };
             self.requests += 1;
             let error = match self.source.fetch(request.clone(), number, credential).await {
                 Ok(page) => {
                     self.per_page = self.per_page.saturating_mul(2).min(PER_PAGE);
-                    self.keep_reserve(&page).await;
+                    self.keep_reserve(&page, chosen);
                     return Ok(page);
                 }
                 Err(error) => error,
@@ -344,17 +356,19 @@ impl<'a, S: Source> Walker<'a, S> {
                 continue;
             }
             match error {
-                SourceError::RateLimited { wait, reason, .. } => self.pause(reason, wait).await,
+                SourceError::RateLimited { wait, reason, .. } => self.pause(chosen, reason, wait),
                 SourceError::Denied { message, remedy, .. } => {
-                    self.credential += 1;
-                    if self.credential >= self.source.credentials().len() {
-                        self.credential = 0;
-                        return Err(NoPage::Failed(WalkError::Denied { message, remedy }));
+                    if let Some(purse) = self.purses.get_mut(chosen) {
+                        purse.denied = Some((message, remedy));
                     }
                 }
-                SourceError::Refused { .. } if request.cursor.is_some() => return Err(NoPage::Lost),
+                SourceError::Refused { .. } if request.cursor.is_some() => {
+                    return Err(NoPage::Lost);
+                }
                 SourceError::Refused { status, message } => {
-                    return Err(gave_up(format!("the query is refused with status {status}: {message}")));
+                    return Err(gave_up(format!(
+                        "the query is refused with status {status}: {message}"
+                    )));
                 }
                 SourceError::Uncuttable { body, next, date_ms } => {
                     let digest = derived_id(&body);
@@ -377,17 +391,42 @@ impl<'a, S: Source> Walker<'a, S> {
         }
     }
 
-    async fn keep_reserve(&mut self, page: &Page) {
+    fn keep_reserve(&mut self, page: &Page, chosen: usize) {
         self.github_now_ms = self.github_now_ms.max(page.date_ms);
         let now_s = page.date_ms.unwrap_or_else(wall_ms).div_euclid(1000);
-        if let Some(wait) = self.allowance.after(page.budget, now_s) {
-            self.pause("reserve", wait).await;
+        let purse = self.purses.get_mut(chosen);
+        if let Some(wait) = purse.and_then(|purse| purse.allowance.after(page.budget, now_s)) {
+            self.pause(chosen, "reserve", wait);
         }
     }
 
-    async fn pause(&self, reason: &'static str, wait: Duration) {
-        (self.tell)(Step::Waiting { reason, wait });
-        sleep(wait).await;
+    fn pause(&mut self, chosen: usize, reason: &'static str, wait: Duration) {
+        if let Some(purse) = self.purses.get_mut(chosen) {
+            purse.until = Some((Instant::now() + wait, reason));
+        }
+    }
+
+    /// A credential that may be used now: the first one that need not wait; waits where all must.
+    async fn credential(&self) -> Result<usize, NoPage> {
+        let usable = || self.purses.iter().enumerate().filter(|(_, purse)| purse.denied.is_none());
+        let free_at = |purse: &Purse| purse.until.map(|(until, _)| until);
+        let Some((chosen, purse)) = usable()
+            .min_by_key(|(_, purse)| free_at(purse).filter(|until| *until > Instant::now()))
+        else {
+            let said = self.purses.iter().find_map(|purse| purse.denied.clone());
+            return Err(said.map_or_else(
+                || gave_up("the entity has no credential"),
+                |(message, remedy)| NoPage::Failed(WalkError::Denied { message, remedy }),
+            ));
+        };
+        if let Some((until, reason)) = purse.until {
+            let wait = until.saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                (self.tell)(Step::Waiting { reason, wait });
+                sleep(wait).await;
+            }
+        }
+        Ok(chosen)
     }
 }
 

@@ -307,13 +307,13 @@ pub(crate) fn archived(object: &[u8]) -> BTreeMap<Seen, usize> {
         };
         let Some(entity) = header("gh_entity") else { continue };
         let Some(id) = header("ce_id") else { continue };
-        let body = if let Some(len) = line_value["len"].as_u64() {
+        let body = if let Some(text) = line_value["value_b64"].as_str() {
+            use base64::Engine as _;
+            base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+        } else {
+            let len = line_value["len"].as_u64().unwrap();
             let end = line.len() - 1;
             line[end - usize::try_from(len).unwrap()..end].to_vec()
-        } else {
-            use base64::Engine as _;
-            let text = line_value["value_b64"].as_str().unwrap();
-            base64::engine::general_purpose::STANDARD.decode(text).unwrap()
         };
         let id = if header("gh_revision").is_some() {
             id.rsplit_once(";r=").unwrap().0.to_owned()
