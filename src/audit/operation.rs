@@ -378,13 +378,7 @@ mod tests {
     }
 
     fn checkpoint() -> Checkpoint {
-        Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: entity(),
-            sequence: 7,
-            github_now_ms: None,
-            lanes: BTreeMap::new(),
-        }
+        Checkpoint { sequence: 7, ..Checkpoint::empty(entity()) }
     }
 
     fn request(operation: Operation) -> OperationRecord {
