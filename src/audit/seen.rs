@@ -98,9 +98,14 @@ impl Fingerprint {
 
     /// The fingerprint of an id and a body that came by `kind`.
     pub fn new(id: &[u8], body: &[u8], kind: SourceKind) -> Self {
+        Self::of_hash(id, xxhash_rust::xxh3::xxh3_64(body), kind)
+    }
+
+    /// The same for a body of which only the XXH3-64 is known: what came in pieces.
+    pub fn of_hash(id: &[u8], body_hash: u64, kind: SourceKind) -> Self {
         let mut bytes = [0; Self::LEN];
         let digest = Sha256::digest(id);
-        let hash = xxhash_rust::xxh3::xxh3_64(body).to_be_bytes();
+        let hash = body_hash.to_be_bytes();
         let all = digest.iter().take(16).chain(hash.iter()).copied().chain([kind.as_byte()]);
         bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
         Self(bytes)

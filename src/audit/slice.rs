@@ -122,7 +122,7 @@ pub struct Walk {
 
 impl Walk {
     /// A walk that has shown nothing yet.
-    pub(super) fn new(query: Query) -> Self {
+    pub fn new(query: Query) -> Self {
         Self {
             query,
             began_s: None,
@@ -146,8 +146,8 @@ impl Walk {
         walk.restart_s(query.from_s, query.to_s)
     }
 
-    /// Takes the time of its next entry.
-    pub(super) fn show(&mut self, time_s: Option<i64>, now_s: i64) {
+    /// Takes the time of its next entry, epoch seconds.
+    pub fn show(&mut self, time_s: Option<i64>, now_s: i64) {
         // an entry dated ahead of now says nothing about how far the walk has come
         let sane = time_s.filter(|&time| time <= now_s);
         self.in_order &= sane.is_some_and(|time| self.last_s.is_none_or(|last| last <= time));
@@ -157,7 +157,7 @@ impl Walk {
     }
 
     /// Where a walk of a slice from `start_s` to `to_s` starts again without a cursor.
-    pub(super) fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
+    pub fn restart_s(&self, start_s: i64, to_s: Option<i64>) -> i64 {
         match self.last_s {
             Some(last)
                 if self.is_rising() && last >= start_s && to_s.is_none_or(|to| last <= to) =>
@@ -169,7 +169,7 @@ impl Walk {
     }
 
     /// Whether the oldest come first, beyond doubt: entries of one second alone may as well be the newest of all.
-    fn is_rising(&self) -> bool {
+    pub fn is_rising(&self) -> bool {
         self.in_order && self.first_s.is_some_and(|first| Some(first) < self.last_s)
     }
 }

@@ -80,10 +80,6 @@ pub(super) fn operation_id() -> OperationId {
 }
 
 /// Records an act that needed no owner, and returns its id. `what` is a word (`replay`, ...).
-#[expect(
-    dead_code,
-    reason = "called by the commands replay, reconcile and rebuild, which come next"
-)]
 pub(super) async fn state(
     kafka: Arc<kafka::settings::Settings>,
     what: &str,

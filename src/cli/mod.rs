@@ -15,11 +15,13 @@ mod man;
 mod offsets;
 mod output;
 mod rebuild;
+mod reconcile;
 mod replay;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
 mod status;
+mod times;
 mod version;
 
 pub use exit::Exit;
@@ -87,6 +89,7 @@ enum Command {
     Checkpoint(checkpoint::CheckpointArgs),
     Offsets(offsets::OffsetsArgs),
     Replay(Box<replay::ReplayArgs>),
+    Reconcile(Box<reconcile::ReconcileArgs>),
     Archive(archive_args::ArchiveArgs),
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::cli::SimArgs>),
@@ -134,6 +137,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         Command::Offsets(args) => offsets::run(&args, &cli.global, out),
         Command::Replay(args) => replay::run(&args, &cli.global, out),
+        Command::Reconcile(args) => reconcile::run(&args, &cli.global, out),
         Command::Archive(args) => archive_args::run(args, &cli.global, out),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::run(*args),

@@ -1,8 +1,8 @@
 //! `ghauditd offsets`: where each partition stood at a time, for whoever resets a consumer.
 
+use super::times::{When, parse_when};
 use super::{Exit, Global, Output};
 use crate::audit::Topic;
-use crate::config::units::parse_duration;
 use crate::kafka::consumer::{ReadError, TopicReader};
 use crate::time::{rfc3339_ms, wall_ms};
 use clap::{Args, ValueEnum};
@@ -31,9 +31,9 @@ Examples:
 pub(super) struct OffsetsArgs {
     /// Topics; without any, all data topics and the dead letters
     topics: Vec<String>,
-    /// A time (2026-11-20T00:00:00Z), or how long ago (36h, 7d)
-    #[arg(long, value_name = "TIME", value_parser = parse_at)]
-    at: At,
+    /// A time (2026-11-20T00:00:00Z), the begin of a day (2026-11-20, UTC), or how long ago (36h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = parse_when)]
+    at: When,
     /// How they are printed
     #[arg(long, value_enum, default_value = "table", conflicts_with = "json")]
     format: OffsetsFormat,
@@ -48,34 +48,6 @@ enum OffsetsFormat {
     Table,
     /// topic,partition,offset: for `kafka-consumer-groups --reset-offsets --from-file`
     Csv,
-}
-
-/// A time as it was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum At {
-    /// Epoch milliseconds.
-    Time(i64),
-    /// Milliseconds before now.
-    Ago(i64),
-}
-
-impl At {
-    pub(super) fn ms(self, now_ms: i64) -> i64 {
-        match self {
-            Self::Time(ms) => ms,
-            Self::Ago(ms) => now_ms.saturating_sub(ms),
-        }
-    }
-}
-
-pub(super) fn parse_at(text: &str) -> Result<At, String> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Ok(At::Time(time.as_millisecond()));
-    }
-    if let Ok(ago) = parse_duration(text) {
-        return Ok(At::Ago(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)));
-    }
-    Err("write a time with its zone (2026-11-20T00:00:00Z), or how long ago (36h, 7d)".to_owned())
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -97,7 +69,7 @@ struct Answer<'a> {
 pub(super) fn run(args: &OffsetsArgs, global: &Global, out: &mut Output) -> anyhow::Result<Exit> {
     let Some(loaded) = super::config_or_complaints(global, out) else { return Ok(Exit::Config) };
     let kafka = loaded.config.kafka;
-    let at_ms = args.at.ms(wall_ms());
+    let at_ms = args.at.start_ms(wall_ms());
     // what was taken before that and was still open then has been aborted since
     let slack_ms = i64::try_from(kafka.transaction_timeout.as_millis()).unwrap_or(0);
     let from_ms = at_ms.saturating_sub(slack_ms);
@@ -169,21 +141,11 @@ mod tests {
     use crate::cli::output::testing::printed;
 
     #[test]
-    fn a_time_or_how_long_ago() {
-        assert_eq!(parse_at("2026-11-20T01:00:00+01:00"), Ok(At::Time(1_795_132_800_000)));
-        assert_eq!(parse_at("36h").map(|at| at.ms(200_000_000)), Ok(70_400_000));
-        for wrong in ["", "yesterday", "2026-11-20", "2026-11-20T00:00:00", "5", "-3h"] {
-            let told = parse_at(wrong).unwrap_err();
-            assert!(told.contains("with its zone"), "{wrong}: {told}");
-        }
-    }
-
-    #[test]
     fn offsets_for_people_and_for_kafkas_own_tool() {
         let row = |partition, offset, end| Row { topic: "t".to_owned(), partition, offset, end };
         let rows = [row(0, 5, 20), row(1, 9, 9)];
         let shown = |format| {
-            let args = OffsetsArgs { topics: Vec::new(), at: At::Time(0), format, json: false };
+            let args = OffsetsArgs { topics: Vec::new(), at: When::Time(0), format, json: false };
             printed(|out| print(&args, 1_795_132_800_000, &rows, out).unwrap())
         };
         assert_eq!(shown(OffsetsFormat::Csv), "t,0,5\nt,1,9\n");

@@ -60,6 +60,11 @@ impl Output {
         Ok(self.answers.write_all(bytes)?)
     }
 
+    /// Where the answer goes, for what is written piece by piece.
+    pub fn writer(&mut self) -> impl Write + '_ {
+        &mut self.answers
+    }
+
     /// The answer as one JSON document, indented, with a line's end.
     pub fn json<T: Serialize>(&mut self, value: &T) -> Result<(), OutputError> {
         let mut bytes = serde_json::to_vec_pretty(value).map_err(OutputError::Json)?;

@@ -13,6 +13,7 @@ pub mod partition;
 pub mod pause;
 pub mod plan;
 pub mod rebuild;
+pub mod reconcile;
 pub mod record;
 pub mod replay;
 pub mod requests;

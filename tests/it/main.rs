@@ -25,6 +25,8 @@ mod operator;
 #[cfg(test)]
 mod rebuild;
 #[cfg(test)]
+mod reconcile;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod sim;

@@ -3,7 +3,7 @@
 use crate::audit::operation::REASON_BYTES_MAX;
 use crate::audit::replay::{Filter, IDS_MAX, ReplayId, TimeOf};
 use crate::audit::{SavedName, Topic};
-use crate::cli::offsets::{At, parse_at};
+use crate::cli::times::{When, parse_when};
 use crate::config::units::parse_duration;
 use crate::kafka::settings::Settings;
 use crate::pipeline::replay::Rate;
@@ -26,8 +26,8 @@ before --from until now. With --by kafka the time is when the record came to Kaf
 
 const EXAMPLES: &str = "\
 Examples:
-  ghauditd replay --from 2026-11-17 --to 2026-11-18 --to-topic siem.new      (what would be sent)
-  ghauditd replay --from 2026-11-17 --to 2026-11-18 --to-topic siem.new --create-topic --execute
+  ghauditd replay --from 2026-11-17 --to 2026-11-17 --to-topic siem.new      (what would be sent)
+  ghauditd replay --from 2026-11-17 --to 2026-11-17 --to-topic siem.new --create-topic --execute
   ghauditd replay --from 36h --entity acme --action 'repo.*' --rate 200/s --to-topic siem --execute
   ghauditd replay --ids-file ids.txt --to-topic forensics --execute
   ghauditd replay --resume 20261118-091500-3fa2 --execute                    (after an interruption)";
@@ -38,12 +38,13 @@ Examples:
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
     .args(["from", "ids", "ids_file", "after_seq", "since_checkpoint", "resume"]))]
 pub(in crate::cli) struct ReplayArgs {
-    /// From this time on: a date (2026-11-17, UTC), a time (2026-11-17T08:00:00Z), or how long ago (36h)
+    /// From this time on: a day (2026-11-17) or month (2026-11) of UTC, a time (2026-11-17T08:00:00Z), or how long ago
+    /// (36h)
     #[arg(long, value_name = "TIME", value_parser = parse_when)]
-    pub(super) from: Option<At>,
-    /// Up to this time, exclusive; without it up to now
+    pub(super) from: Option<When>,
+    /// Up to this time; a day or month belongs to it whole; without it up to now
     #[arg(long, value_name = "TIME", value_parser = parse_when, requires = "from")]
-    pub(super) to: Option<At>,
+    pub(super) to: Option<When>,
     /// Which time counts
     #[arg(long, value_enum, value_name = "TIME", default_value = "entry")]
     pub(super) by: By,
@@ -137,19 +138,6 @@ pub(super) enum Source {
     All,
 }
 
-/// Midnight UTC of a date, or what `offsets --at` takes.
-fn parse_when(text: &str) -> Result<At, String> {
-    if let Ok(date) = text.parse::<jiff::civil::Date>()
-        && let Ok(midnight) = date.to_zoned(jiff::tz::TimeZone::UTC)
-        && text.len() == "2026-11-17".len()
-    {
-        return Ok(At::Time(midnight.timestamp().as_millisecond()));
-    }
-    parse_at(text).map_err(|_| {
-        "write a date (2026-11-17, UTC), a time with its zone (2026-11-17T08:00:00Z), or how long ago (36h, 7d)".to_owned()
-    })
-}
-
 fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "none" {
         return Ok(Rate::UNLIMITED);
@@ -183,7 +171,12 @@ fn parse_id(text: &str) -> Result<ReplayId, String> {
 impl ReplayArgs {
     /// What is asked for; the error is for the user.
     pub(super) fn filter(&self, now_ms: i64) -> Result<Filter, String> {
-        let (from_ms, to_ms) = (self.from.map(|at| at.ms(now_ms)), self.to.map(|at| at.ms(now_ms)));
+        let from_ms = self.from.map(|when| when.start_ms(now_ms));
+        // a day that goes on is sent as far as it has gone
+        let to = self.to.filter(|when| {
+            !matches!(when, When::Span(start_ms, end_ms) if (*start_ms..*end_ms).contains(&now_ms))
+        });
+        let to_ms = to.map(|when| when.end_ms(now_ms));
         if from_ms.is_some_and(|from| from >= now_ms) {
             return Err("--from lies in the future: nothing of then is in Kafka".to_owned());
         }
@@ -270,13 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn times_are_dates_times_or_ages() {
-        assert_eq!(parse_when("2026-11-20"), Ok(At::Time(1_795_132_800_000)));
-        assert_eq!(parse_when("2026-11-20T01:00:00+01:00"), Ok(At::Time(1_795_132_800_000)));
-        assert_eq!(parse_when("36h").map(|at| at.ms(200_000_000)), Ok(70_400_000));
-        for wrong in ["", "tuesday", "2026-11-20T00:00:00", "2026-13-01", "5", "-3h"] {
-            assert!(parse_when(wrong).unwrap_err().contains("a date"), "{wrong}");
-        }
+    fn a_day_is_sent_whole() {
+        let filter = |line: &str| parse(line).unwrap().filter(NOW_MS);
+        let day = filter("--from 2026-11-17 --to 2026-11-17 --to-topic t").unwrap();
+        let (from_ms, to_ms) = (day.from_ms.unwrap(), day.to_ms.unwrap());
+        assert_eq!((from_ms, to_ms - from_ms), (1_794_873_600_000, 86_400_000));
+        let today = filter("--from 2026-11-20 --to 2026-11-20 --to-topic t").unwrap();
+        assert_eq!(today.to_ms, None, "as far as it has gone");
+        assert!(filter("--from 2026-11-17 --to 2026-11-21 --to-topic t").is_err());
     }
 
     #[test]

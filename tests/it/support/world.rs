@@ -344,8 +344,9 @@ pub(crate) fn archived(object: &[u8]) -> BTreeMap<Seen, usize> {
             use base64::Engine as _;
             base64::engine::general_purpose::STANDARD.decode(text).unwrap()
         } else {
+            let len = line_value["len"].as_u64().unwrap();
             let end = line.len() - 1;
-            line[end - usize::try_from(line_value["len"].as_u64().unwrap()).unwrap()..end].to_vec()
+            line[end - usize::try_from(len).unwrap()..end].to_vec()
         };
         let id = if header("gh_revision").is_some() {
             id.rsplit_once(";r=").unwrap().0.to_owned()
