@@ -7,6 +7,7 @@ pub mod auth;
 pub mod client;
 pub mod denial;
 pub mod fact;
+pub mod graphql;
 pub mod link;
 pub mod page;
 pub mod query;

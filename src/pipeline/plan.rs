@@ -6,7 +6,7 @@ use super::record::{Arena, EntityContext};
 use crate::audit::lane::{Expired, Shown};
 use crate::audit::seen::{filing, lookup};
 use crate::audit::{
-    Batch, Bucket, Checkpoint, Entry, Fingerprint, Lane, SeenLane, SliceKind, SourceKind, Topic,
+    Batch, Bucket, Checkpoint, Entry, Fingerprint, Lane, SeenLane, SliceKind, Topic,
 };
 use crate::audit::{Record, seen_record};
 use crate::github::{Next, Page};
@@ -214,7 +214,7 @@ impl Plan<'_> {
         ) -> Result<crate::audit::seen::Verdict, E>,
     ) -> Result<(), E> {
         let (id, derived) = entry.id_or_derived();
-        let fingerprint = Fingerprint::new(&id, &entry.body, SourceKind::Rest);
+        let fingerprint = Fingerprint::new(&id, &entry.body, fetched.lane.source());
         let seen_lane = SeenLane::of(entry);
         let verdict = verdict(seen_lane, &lookup(entry), &fingerprint, &self.out.pending)?;
         if verdict.is_stored() {
@@ -310,7 +310,7 @@ mod tests {
         EntityContext {
             name: EntityName::try_from("acme".to_owned()).unwrap(),
             state_partition: 3,
-            rules: Lane::ALL.into_iter().map(|lane| (lane, rules(lane))).collect(),
+            rules: Lane::REST.into_iter().map(|lane| (lane, rules(lane))).collect(),
             value_bytes_max: super::super::record::VALUE_BYTES_MAX,
             source: Bytes::from_static(b"https://api.github.com/orgs/acme"),
             key: Bytes::from_static(b"acme"),

@@ -276,7 +276,7 @@ impl Writer<'_> {
             }
         }
         let agent = match lane {
-            Lane::Web => self.rng.pick(&AGENTS),
+            Lane::Web | Lane::GraphQl => self.rng.pick(&AGENTS),
             Lane::Git => self.rng.pick(&GIT_AGENTS),
         };
         self.text("user_agent", agent);

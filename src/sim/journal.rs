@@ -49,7 +49,7 @@ pub(crate) fn entries(
     now: i64,
 ) -> impl Iterator<Item = JournalEntry> + '_ {
     let lanes = state.entities.iter().enumerate().flat_map(move |(number, entity)| {
-        Lane::ALL.map(|lane| Of { state, number, entity, lane, from_ms, now })
+        Lane::REST.map(|lane| Of { state, number, entity, lane, from_ms, now })
     });
     lanes.flat_map(|of| of.indexes().flat_map(move |index| of.bodies(index)))
 }
@@ -116,7 +116,7 @@ fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalE
 
 /// How many entries have been visible up to `now`.
 pub(crate) fn visible(state: &State, now: i64) -> u64 {
-    let lanes = state.entities.iter().flat_map(|entity| Lane::ALL.map(|lane| entity.lane(lane)));
+    let lanes = state.entities.iter().flat_map(|entity| Lane::REST.map(|lane| entity.lane(lane)));
     lanes
         .map(|log| {
             let indexes = (0..log.count_until(now)).chain(log.extras());

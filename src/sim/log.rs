@@ -73,7 +73,7 @@ impl EntityLog {
     /// One of the lanes.
     pub(crate) fn lane(&self, lane: Lane) -> &LaneLog {
         match lane {
-            Lane::Web => &self.web,
+            Lane::Web | Lane::GraphQl => &self.web,
             Lane::Git => &self.git,
         }
     }
@@ -253,7 +253,7 @@ mod tests {
     fn paging_shows_each_visible_entry_once_in_either_order() {
         let (log, now) = (log(&nasty()), START_MS + 60_000);
         for (include, lanes) in
-            [("web", vec![Lane::Web]), ("git", vec![Lane::Git]), ("all", Lane::ALL.to_vec())]
+            [("web", vec![Lane::Web]), ("git", vec![Lane::Git]), ("all", Lane::REST.to_vec())]
         {
             let visible: BTreeSet<_> = lanes
                 .iter()

@@ -183,7 +183,7 @@ impl State {
         let Some(log) = self.entities.get(entity) else {
             return;
         };
-        for lane in Lane::ALL {
+        for lane in Lane::REST {
             let Some(state) = self.lane(entity, lane) else {
                 continue;
             };

@@ -86,7 +86,7 @@ impl LaneLog {
         faults: &Faults,
     ) -> Self {
         let kept_s = traffic.retention_s.unwrap_or(match lane {
-            Lane::Web => 180 * DAY_S,
+            Lane::Web | Lane::GraphQl => 180 * DAY_S,
             Lane::Git => 7 * DAY_S,
         });
         let span_s = traffic.history_span_s.unwrap_or(kept_s / 10 * 9).max(1);
