@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, Step};
 use super::disturb;
+use super::graphql::{Reaction, is_endpoint};
 use super::inject::{Date, Plan, Reply};
 use super::limits::Standing;
 use super::listener::Answerer;
@@ -39,12 +40,19 @@ impl Answerer for State {
         lock(&self.stats).connections += 1;
     }
 
-    fn answer(&self, request: &Parts) -> Answer {
+    fn answer(&self, request: &Parts, body: &[u8]) -> Answer {
         let now = self.clock.now_ms();
-        let (mut answer, plan) = match self.identify(request, now) {
-            Ok(asked) => (self.answer_asked(&asked), asked.plan),
-            Err(refusal) => (*refusal, Plan::none(0)),
+        let graphql = request.method == http::Method::POST
+            && is_endpoint(request.uri.path(), &self.base_path);
+        let answered = if graphql {
+            let sender = self.sender(request);
+            sender.map(|sender| self.graphql(request, body, sender, now))
+        } else {
+            let asked = self.identify(request, now);
+            asked.map(|it| Reaction { answer: self.answer_asked(&it), plan: it.plan })
         };
+        let Reaction { mut answer, plan } = answered
+            .unwrap_or_else(|refusal| Reaction { answer: *refusal, plan: Plan::none(0) });
         self.common_headers(&mut answer, &plan, now);
         let mut stats = lock(&self.stats);
         stats.requests += 1;
@@ -59,9 +67,8 @@ impl Answerer for State {
 }
 
 impl State {
-    /// Who asks for what, or the refusal.
-    fn identify<'a>(&'a self, request: &'a Parts, now: i64) -> Result<Asked<'a>, Box<Answer>> {
-        let not_found = || Box::new(Answer::message(StatusCode::NOT_FOUND, "Not Found", DOCS));
+    /// Whose token it is, and its limit; or the refusal.
+    fn sender<'a>(&self, request: &'a Parts) -> Result<(&'a str, u64), Box<Answer>> {
         if !request.headers.contains_key(header::USER_AGENT) {
             return Err(Box::new(Answer::new(
                 StatusCode::FORBIDDEN,
@@ -71,13 +78,15 @@ impl State {
         }
         self.version(request)?;
         let token = bearer(request).and_then(|token| Some((token, self.token_limit(token)?)));
-        let Some((token, limit)) = token else {
-            return Err(Box::new(Answer::message(
-                StatusCode::UNAUTHORIZED,
-                "Bad credentials",
-                DOCS,
-            )));
-        };
+        token.ok_or_else(|| {
+            Box::new(Answer::message(StatusCode::UNAUTHORIZED, "Bad credentials", DOCS))
+        })
+    }
+
+    /// Who asks for what, or the refusal.
+    fn identify<'a>(&'a self, request: &'a Parts, now: i64) -> Result<Asked<'a>, Box<Answer>> {
+        let not_found = || Box::new(Answer::message(StatusCode::NOT_FOUND, "Not Found", DOCS));
+        let (token, limit) = self.sender(request)?;
         let target =
             path_target(request.uri.path()).filter(|_| request.method == http::Method::GET);
         let target: PathTarget = target.ok_or_else(not_found)?;
@@ -117,7 +126,7 @@ impl State {
                 lock(&self.limits).refund(asked.token, asked.entity_number);
                 standing.used = standing.used.saturating_sub(1);
             }
-            rate_limit_headers(&mut answer, standing);
+            rate_limit_headers(&mut answer, standing, "audit_log");
         }
         answer
     }
@@ -284,9 +293,7 @@ impl State {
 
     /// Scheme, host and path before the endpoints, as the client called us.
     fn base(&self, request: &Parts) -> String {
-        let host = request.uri.authority().map(http::uri::Authority::as_str);
-        let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
-        format!("{}://{}{}", self.scheme, host.unwrap_or("localhost"), self.base_path)
+        format!("{}://{}{}", self.scheme, host(request), self.base_path)
     }
 
     fn elsewhere_base(&self) -> String {
@@ -329,6 +336,13 @@ impl State {
     }
 }
 
+/// Host and port as the client called us.
+pub(crate) fn host(request: &Parts) -> &str {
+    let host = request.uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
+    host.unwrap_or("localhost")
+}
+
 /// The lane whose faults a request draws: Git for `include=git`.
 fn lane_of(request: &Parts) -> Lane {
     let git = request.uri.query().is_some_and(|query| query.contains("include=git"));
@@ -347,13 +361,13 @@ fn bearer(request: &Parts) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token")).then_some(token)
 }
 
-fn accepts_gzip(request: &Parts) -> bool {
+pub(crate) fn accepts_gzip(request: &Parts) -> bool {
     let accepted =
         request.headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("gzip"))
 }
 
-fn rate_limit_headers(answer: &mut Answer, standing: Standing) {
+pub(crate) fn rate_limit_headers(answer: &mut Answer, standing: Standing, resource: &str) {
     let mut number = Vec::new();
     let each = [
         ("x-ratelimit-limit", standing.limit),
@@ -368,7 +382,7 @@ fn rate_limit_headers(answer: &mut Answer, standing: Standing) {
             answer.header(name, &number);
         }
     }
-    answer.header("x-ratelimit-resource", "audit_log");
+    answer.header("x-ratelimit-resource", resource);
 }
 
 fn primary_limit(status: StatusCode, standing: Option<Standing>) -> Answer {
@@ -378,7 +392,7 @@ fn primary_limit(status: StatusCode, standing: Option<Standing>) -> Answer {
         "https://docs.github.com/rest/overview/rate-limits-for-the-rest-api",
     );
     if let Some(standing) = standing {
-        rate_limit_headers(&mut answer, standing);
+        rate_limit_headers(&mut answer, standing, "audit_log");
     }
     answer
 }
