@@ -83,7 +83,8 @@ pub fn probe_body() -> Vec<u8> {
 
 /// Whether the server has an audit log, by its answer to [`probe_body`]; `None` where it does not say.
 pub fn is_offered(body: &[u8]) -> Option<bool> {
-    let answer: graphql_client::Response<probe::ResponseData> = serde_json::from_slice(body).ok()?;
+    let answer: graphql_client::Response<probe::ResponseData> =
+        serde_json::from_slice(body).ok()?;
     if answer.errors.is_some_and(|errors| !errors.is_empty()) {
         return None;
     }
@@ -159,7 +160,9 @@ mod tests {
         assert_eq!(answer(r#"{"data":{"__type":{"fields":[{"name":"login"}]}}}"#), Some(false));
         assert_eq!(answer(r#"{"data":{"__type":{"fields":null}}}"#), Some(false));
         assert_eq!(answer(r#"{"data":{"__type":null}}"#), Some(false));
-        for body in ["", "[]", "<html>", r#"{"data":null}"#, r#"{"data":null,"errors":[{"message":"x"}]}"#] {
+        for body in
+            ["", "[]", "<html>", r#"{"data":null}"#, r#"{"data":null,"errors":[{"message":"x"}]}"#]
+        {
             assert_eq!(answer(body), None, "{body}");
         }
     }

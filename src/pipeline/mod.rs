@@ -3,6 +3,7 @@
 pub mod archiver;
 pub mod buffer;
 pub mod collector;
+pub mod optional;
 pub mod partition;
 pub mod pause;
 pub mod plan;

@@ -56,7 +56,11 @@ impl State {
         now: i64,
     ) -> Reaction {
         let Ok(body) = serde_json::from_slice::<Value>(body) else {
-            let answer = Answer::message(StatusCode::BAD_REQUEST, "Problems parsing JSON", "https://docs.github.com/graphql");
+            let answer = Answer::message(
+                StatusCode::BAD_REQUEST,
+                "Problems parsing JSON",
+                "https://docs.github.com/graphql",
+            );
             return Reaction { answer, plan: Plan::none(0) };
         };
         let query = body.get("query").and_then(Value::as_str).unwrap_or_default();
@@ -91,7 +95,8 @@ impl State {
         let login = asked.variables.get("login").and_then(Value::as_str).unwrap_or_default();
         let target = PathTarget { kind: EntityKind::Organization, name: login.to_owned() };
         let Some((number, entity)) = self.entity(&target) else {
-            let message = format!("Could not resolve to an Organization with the login of '{login}'.");
+            let message =
+                format!("Could not resolve to an Organization with the login of '{login}'.");
             let answer = fault("NOT_FOUND", &message, json!({"organization": null}));
             return Reaction { answer, plan: Plan::none(0) };
         };
@@ -115,9 +120,14 @@ impl State {
         let data = json!({"organization": {"auditLog": null}});
         Some(match plan.reply? {
             Reply::Forbidden => fault("INSUFFICIENT_SCOPES", SCOPES, data),
-            Reply::NotFound => fault("NOT_FOUND", "Could not resolve to an Organization.", json!({"organization": null})),
+            Reply::NotFound => fault(
+                "NOT_FOUND",
+                "Could not resolve to an Organization.",
+                json!({"organization": null}),
+            ),
             Reply::Sso => {
-                let mut error = error("FORBIDDEN", "Resource protected by organization SAML enforcement.");
+                let mut error =
+                    error("FORBIDDEN", "Resource protected by organization SAML enforcement.");
                 if let Value::Object(members) = &mut error {
                     members.insert("extensions".to_owned(), json!({"saml_failure": true}));
                 }
@@ -125,7 +135,12 @@ impl State {
             }
             Reply::PrimaryLimit => {
                 let mut answer = rate_limited();
-                let standing = Standing { limit: POINTS, used: POINTS, reset_s: asked.now / 1000 + 2, exceeded: true };
+                let standing = Standing {
+                    limit: POINTS,
+                    used: POINTS,
+                    reset_s: asked.now / 1000 + 2,
+                    exceeded: true,
+                };
                 rate_limit_headers(&mut answer, standing, "graphql");
                 answer
             }
@@ -137,7 +152,9 @@ impl State {
                 }
                 answer
             }
-            Reply::LostCursor if asked.variables.get("after").is_none_or(Value::is_null) => return None,
+            Reply::LostCursor if asked.variables.get("after").is_none_or(Value::is_null) => {
+                return None;
+            }
             Reply::LostCursor => bad_cursor(),
             Reply::Redirect(_) if asked.request.uri.path().starts_with("/moved") => return None,
             Reply::Redirect(_) => {
@@ -168,11 +185,19 @@ impl State {
             },
         };
         let Ok(window) = window(text("query").unwrap_or_default(), asked.now) else {
-            return fault("ARGUMENT_ERROR", "`query` is not valid.", json!({"organization": {"auditLog": null}}));
+            return fault(
+                "ARGUMENT_ERROR",
+                "`query` is not valid.",
+                json!({"organization": {"auditLog": null}}),
+            );
         };
         let first = asked.variables.get("first").and_then(Value::as_u64).unwrap_or(0);
         if !(1..=100).contains(&first) {
-            return fault("EXCESSIVE_PAGINATION", "`first` must be between 1 and 100.", Value::Null);
+            return fault(
+                "EXCESSIVE_PAGINATION",
+                "`first` must be between 1 and 100.",
+                Value::Null,
+            );
         }
         let query = Query {
             lanes: vec![Lane::Web],
@@ -250,11 +275,17 @@ fn fault(kind: &str, message: &str, data: Value) -> Answer {
 
 fn rate_limited() -> Answer {
     let message = "API rate limit already exceeded for user ID 1.";
-    ok(&json!({"errors": [{"type": "RATE_LIMIT", "code": "graphql_rate_limit", "message": message}]}))
+    ok(
+        &json!({"errors": [{"type": "RATE_LIMIT", "code": "graphql_rate_limit", "message": message}]}),
+    )
 }
 
 fn bad_cursor() -> Answer {
-    fault("INVALID_CURSOR_ARGUMENTS", "`after` does not appear to be a valid cursor.", json!({"organization": null}))
+    fault(
+        "INVALID_CURSOR_ARGUMENTS",
+        "`after` does not appear to be a valid cursor.",
+        json!({"organization": null}),
+    )
 }
 
 fn undefined(of: &str, field: &str) -> Answer {

@@ -302,8 +302,8 @@ mod tests {
     #[test]
     fn slices_of_time_make_up_the_whole() {
         let (log, now) = (log(&nasty()), START_MS + 60_000);
-        for world in [World::default(), World { filters_created_at: true, git_newest_first: true }]
-        {
+        let other = World { filters_created_at: true, git_newest_first: true, ..World::default() };
+        for world in [World::default(), other] {
             let mut count = 0;
             let mut day = START_MS / 86_400_000 - 200;
             while day < START_MS / 86_400_000 + 2 {

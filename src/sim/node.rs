@@ -85,9 +85,20 @@ mod tests {
     #[test]
     fn the_schema_has_sixty_types_and_their_actions_are_found() {
         assert_eq!(types().len(), 60);
-        assert_eq!(type_of("repo.config.disable_sockpuppet_disallowed"), Some("RepoConfigDisableSockpuppetDisallowedAuditEntry"));
-        assert_eq!(type_of("org.oauth_app_access_approved"), Some("OrgOauthAppAccessApprovedAuditEntry"));
-        for action in ["git.push", "workflows.completed_workflow_run", "protected_branch.create", "repo.rename"] {
+        assert_eq!(
+            type_of("repo.config.disable_sockpuppet_disallowed"),
+            Some("RepoConfigDisableSockpuppetDisallowedAuditEntry")
+        );
+        assert_eq!(
+            type_of("org.oauth_app_access_approved"),
+            Some("OrgOauthAppAccessApprovedAuditEntry")
+        );
+        for action in [
+            "git.push",
+            "workflows.completed_workflow_run",
+            "protected_branch.create",
+            "repo.rename",
+        ] {
             assert_eq!(type_of(action), None, "{action}");
         }
     }
@@ -95,7 +106,8 @@ mod tests {
     #[test]
     fn a_node_has_the_id_and_the_time_of_its_entry() {
         let traffic = Traffic { history_entries: 2_000, ..Traffic::web() };
-        let log = LaneLog::new(3, "octo", Lane::Web, 1_750_000_000_000, &traffic, &Faults::default());
+        let log =
+            LaneLog::new(3, "octo", Lane::Web, 1_750_000_000_000, &traffic, &Faults::default());
         let who = Who::new(3, EntityKind::Organization, "octo");
         let shown: Vec<u64> = (0..2_000).filter(|index| is_shown(&log, *index)).collect();
         assert!((40..200).contains(&shown.len()), "{}", shown.len());

@@ -51,8 +51,8 @@ impl Answerer for State {
             let asked = self.identify(request, now);
             asked.map(|it| Reaction { answer: self.answer_asked(&it), plan: it.plan })
         };
-        let Reaction { mut answer, plan } = answered
-            .unwrap_or_else(|refusal| Reaction { answer: *refusal, plan: Plan::none(0) });
+        let Reaction { mut answer, plan } =
+            answered.unwrap_or_else(|refusal| Reaction { answer: *refusal, plan: Plan::none(0) });
         self.common_headers(&mut answer, &plan, now);
         let mut stats = lock(&self.stats);
         stats.requests += 1;

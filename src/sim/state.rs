@@ -87,10 +87,7 @@ impl State {
             scheme: if config.tls { "https" } else { "http" },
             elsewhere,
             api_versions: config.api_versions.clone(),
-            lanes: entities
-                .iter()
-                .flat_map(|_| Lane::ALL.map(|_| LaneState::default()))
-                .collect(),
+            lanes: entities.iter().flat_map(|_| Lane::ALL.map(|_| LaneState::default())).collect(),
             entities,
             clock: Clock::start(config.clock),
             tokens: RwLock::new(tokens),

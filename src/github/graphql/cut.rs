@@ -328,7 +328,8 @@ mod tests {
     #[test]
     fn errors_make_it_no_page_even_beside_data() {
         let whole = String::from_utf8(answer(&format!("[{NODE}]"), LAST).to_vec()).unwrap();
-        let with = |errors: &str| Bytes::from(whole.replacen('{', &format!("{{\"errors\":{errors},"), 1));
+        let with =
+            |errors: &str| Bytes::from(whole.replacen('{', &format!("{{\"errors\":{errors},"), 1));
         for errors in [r#"[{"message":"x"}]"#, "[7]", "{}", "\"x\"", "1"] {
             let Ok(Answer::Faults(faults)) = cut(&with(errors)) else { panic!("{errors}") };
             assert_eq!(faults.len(), 1, "{errors}");
@@ -341,7 +342,9 @@ mod tests {
     #[test]
     fn entries_that_are_null_make_it_no_page() {
         for nodes in ["[null]".to_owned(), format!("[{NODE},null,{NODE}]"), "[7]".to_owned()] {
-            let Ok(Answer::Holes { log, next }) = cut(&answer(&nodes, MORE)) else { panic!("{nodes}") };
+            let Ok(Answer::Holes { log, next }) = cut(&answer(&nodes, MORE)) else {
+                panic!("{nodes}")
+            };
             assert_eq!(log, format!(r#"{{"nodes":{nodes},"pageInfo":{MORE}}}"#));
             assert_eq!(next.unwrap().as_str(), "Y3Vyc29y");
         }
@@ -362,7 +365,10 @@ mod tests {
             (r#"{"data":{}}"#, CutError::Incomplete("organization")),
             (r#"{"data":{"organization":{}}}"#, CutError::Incomplete("auditLog")),
             (r#"{"data":{"organization":{"auditLog":null}}}"#, CutError::Incomplete("an object")),
-            (r#"{"data":{"organization":{"auditLog":{"nodes":[]}}}}"#, CutError::Incomplete("pageInfo")),
+            (
+                r#"{"data":{"organization":{"auditLog":{"nodes":[]}}}}"#,
+                CutError::Incomplete("pageInfo"),
+            ),
             (r#"{"a":[}"#, CutError::Malformed(6)),
             ("{}{}", CutError::Malformed(2)),
         ] {

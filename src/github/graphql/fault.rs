@@ -33,9 +33,7 @@ pub fn read(errors: &[u8]) -> Vec<Fault> {
 }
 
 fn one(error: &Value) -> Fault {
-    let text = |value: Option<&Value>| {
-        printable(value.and_then(Value::as_str).unwrap_or_default())
-    };
+    let text = |value: Option<&Value>| printable(value.and_then(Value::as_str).unwrap_or_default());
     let extension = |name: &str| error.get("extensions").and_then(|it| it.get(name));
     Fault {
         kind: text(error.get("type")),
@@ -66,7 +64,12 @@ pub enum Meaning {
 }
 
 /// Decides. `secondary_in_a_row`: secondary limits before this answer.
-pub fn judge(faults: &[Fault], headers: &HeaderMap, now_s: i64, secondary_in_a_row: u32) -> Meaning {
+pub fn judge(
+    faults: &[Fault],
+    headers: &HeaderMap,
+    now_s: i64,
+    secondary_in_a_row: u32,
+) -> Meaning {
     if let Some(fault) = faults.iter().find(|fault| is_rate(fault)) {
         return rate(fault, headers, now_s, secondary_in_a_row);
     }
@@ -150,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_rate_limit_with_status_200() {
-        let exceeded = r#"[{"type":"RATE_LIMITED","message":"API rate limit exceeded for user ID 1."}]"#;
+        let exceeded =
+            r#"[{"type":"RATE_LIMITED","message":"API rate limit exceeded for user ID 1."}]"#;
         let reset = (NOW_S + 120).to_string();
         let left = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset.as_str())];
         assert_eq!(meaning(exceeded, &left), limited("primary", 121));
@@ -171,9 +175,18 @@ mod tests {
     fn what_the_operator_has_to_do() {
         for (errors, expected) in [
             (r#"[{"type":"NOT_FOUND","message":"Could not resolve"}]"#, Denial::NotFound),
-            (r#"[{"type":"FORBIDDEN","message":"x","extensions":{"saml_failure":false}}]"#, Denial::Forbidden),
-            (r#"[{"type":"FORBIDDEN","message":"x","extensions":{"saml_failure":true}}]"#, Denial::Sso),
-            (r#"[{"message":"first"},{"type":"INSUFFICIENT_SCOPES","message":"x"}]"#, Denial::Forbidden),
+            (
+                r#"[{"type":"FORBIDDEN","message":"x","extensions":{"saml_failure":false}}]"#,
+                Denial::Forbidden,
+            ),
+            (
+                r#"[{"type":"FORBIDDEN","message":"x","extensions":{"saml_failure":true}}]"#,
+                Denial::Sso,
+            ),
+            (
+                r#"[{"message":"first"},{"type":"INSUFFICIENT_SCOPES","message":"x"}]"#,
+                Denial::Forbidden,
+            ),
         ] {
             assert_eq!(meaning(errors, &[]), Meaning::Denied(expected), "{errors}");
         }
