@@ -109,7 +109,7 @@ fn seen_verdicts() {
         } else if known.0 != new.0 {
             Verdict::New
         } else if known.2 == new.2 {
-            Verdict::Revision
+            Verdict::Revision(print(known).body())
         } else {
             Verdict::KnownOtherKind
         };

@@ -7,7 +7,6 @@
 use crate::audit::{EntityName, SeenLane, Topic};
 use crate::config::Config;
 use crate::github::EntitySettings;
-use crate::github::auth::TokenReader;
 use crate::github::client::{Client, ClientError};
 use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError};
@@ -20,6 +19,7 @@ use crate::pipeline::record::{EntityContext, VALUE_BYTES_MAX};
 use crate::pipeline::seen::{self, CatchUpError};
 use crate::retry::Backoff;
 use crate::state::{Buckets, Lock, StateError};
+use crate::status::Board;
 use crate::supervisor::{self, Cause, End, StopSignals, Supervisor};
 use crate::{admin, kafka};
 use bytes::Bytes;
@@ -72,6 +72,7 @@ type Tasks = Supervisor<DaemonError>;
 struct Shared {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    board: Arc<Board>,
     kafka: Arc<kafka::settings::Settings>,
 }
 
@@ -82,6 +83,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), DaemonError>
     let shared = Shared {
         metrics: Arc::new(Metrics::default()),
         health: Arc::new(Health::new()),
+        board: Arc::new(Board::new()),
         kafka: Arc::new(config.kafka.clone()),
     };
     let mut tasks = Tasks::new();
@@ -144,9 +146,11 @@ async fn serve_admin(
     let Some(address) = config.admin.listen else { return Ok(()) };
     let listener = admin::server::bind(address).await?;
     let (metrics, health) = (Arc::clone(&shared.metrics), Arc::clone(&shared.health));
-    let stop = tasks.token();
+    let (board, stop) = (Arc::clone(&shared.board), tasks.token());
     tasks.spawn("admin", async move {
-        admin::server::serve(listener, metrics, health, stop).await.map_err(DaemonError::from)
+        admin::server::serve(listener, metrics, health, board, stop)
+            .await
+            .map_err(DaemonError::from)
     });
     Ok(())
 }
@@ -167,8 +171,7 @@ fn clients(
         let unknown =
             || DaemonError::Setup(format!("server {:?} is not configured", entity.server));
         let server = config.servers.get(&entity.server).ok_or_else(unknown)?;
-        let token = TokenReader::new(entity.token.clone());
-        let client = Client::new(server, entity, token, Arc::clone(&shared.metrics));
+        let client = Client::new(server, entity, Arc::clone(&shared.metrics));
         let client = client.map_err(|error: ClientError| DaemonError::Setup(error.to_string()))?;
         Ok((entity.clone(), Arc::new(client)))
     };
@@ -303,6 +306,7 @@ fn collect(
             settings: config.collect.clone(),
             metrics: Arc::clone(&shared.metrics),
             health: Arc::clone(&shared.health),
+            board: Arc::clone(&shared.board),
         };
         let (checkpoint, stop) = (checkpoints.remove(&entity.name), tasks.token());
         tasks.spawn(format!("collector/{}", entity.name), async move {
@@ -365,7 +369,8 @@ fn start_archive(config: &Config, shared: &Shared, tasks: &mut Tasks) {
     let Some(settings) = config.archive.clone() else { return };
     let topics = Topic::ALL.into_iter().filter(|topic| topic.is_archived());
     let topics: Vec<String> = topics.map(|topic| config.kafka.topic(topic).to_owned()).collect();
-    let status = Arc::new(ArchiverStatus::new(Arc::clone(&shared.health)));
+    let status = ArchiverStatus::new(Arc::clone(&shared.health));
+    let status = Arc::new(status.posting_to(Arc::clone(&shared.board)));
     let (kafka, metrics) = (config.kafka.clone(), Arc::clone(&shared.metrics));
     let stop = tasks.token();
     tasks.spawn("archiver", async move {

@@ -1,12 +1,16 @@
 //! What the daemon's parts say about themselves: ready or not, degraded or not, and whether the loops still turn.
 
-use crate::time::mono_ms;
-use std::collections::BTreeMap;
+use crate::time::{mono_ms, wall_ms};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A loop that announces nothing must turn again within this time.
 pub const TURN_MAX: Duration = Duration::from_secs(30);
+/// So many troubles that are over are remembered.
+const PAST_MAX: usize = 20;
+/// Longest text of a trouble that is remembered, bytes.
+const PAST_BYTES_MAX: usize = 2048;
 
 /// Why a part is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -17,6 +21,19 @@ pub struct Reason {
     pub state: &'static str,
     /// What is the matter, with the remedy where there is one.
     pub reason: String,
+}
+
+/// What was the matter with a part, or still is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The part.
+    pub part: String,
+    /// What, with the remedy where there is one.
+    pub reason: String,
+    /// Since when, epoch milliseconds of the host's clock.
+    pub since_ms: i64,
+    /// Until when; `None`: still.
+    pub until_ms: Option<i64>,
 }
 
 /// A loop that has not turned in time.
@@ -41,6 +58,39 @@ struct Turn {
 struct State {
     reasons: BTreeMap<String, Reason>,
     turns: BTreeMap<String, Turn>,
+    /// The latest last.
+    troubles: VecDeque<Trouble>,
+}
+
+impl State {
+    fn begin_trouble(&mut self, part: &str, reason: &str) {
+        let mut open = self.troubles.iter().filter(|it| it.until_ms.is_none() && it.part == part);
+        if open.any(|it| it.reason == cut(reason)) {
+            return;
+        }
+        self.end_trouble(part);
+        if self.troubles.len() >= PAST_MAX {
+            let oldest_past = self.troubles.iter().position(|it| it.until_ms.is_some());
+            self.troubles.remove(oldest_past.unwrap_or(0));
+        }
+        self.troubles.push_back(Trouble {
+            part: part.to_owned(),
+            reason: cut(reason).to_owned(),
+            since_ms: wall_ms(),
+            until_ms: None,
+        });
+    }
+
+    fn end_trouble(&mut self, part: &str) {
+        let open = |it: &&mut Trouble| it.until_ms.is_none() && it.part == part;
+        self.troubles.iter_mut().filter(open).for_each(|it| it.until_ms = Some(wall_ms()));
+    }
+}
+
+/// The beginning of a text, at a character's edge.
+fn cut(text: &str) -> &str {
+    let end = (0..=PAST_BYTES_MAX.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// The health of one process. Cheap to share behind an `Arc`; no call blocks.
@@ -70,12 +120,22 @@ impl Health {
 
     /// A part works, but not as it should: the reason stays until [`Self::clear`].
     pub fn set_degraded(&self, part: &str, reason: impl Into<String>) {
-        self.set(part, "degraded", reason.into());
+        let reason = reason.into();
+        self.state().begin_trouble(part, &reason);
+        self.set(part, "degraded", reason);
     }
 
     /// A part is as it should be.
     pub fn clear(&self, part: &str) {
-        self.state().reasons.remove(part);
+        let mut state = self.state();
+        if state.reasons.remove(part).is_some() {
+            state.end_trouble(part);
+        }
+    }
+
+    /// What is and was the matter, the latest first.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.state().troubles.iter().rev().cloned().collect()
     }
 
     /// Whether no part is starting or degraded.
@@ -170,6 +230,26 @@ mod tests {
         assert_eq!(health.reasons().len(), 1);
         health.clear("archive");
         assert!(health.ready());
+    }
+
+    #[test]
+    fn what_was_the_matter_is_remembered_for_a_while() {
+        let health = Health::new();
+        for number in 0..PAST_MAX + 5 {
+            health.set_degraded("kafka", format!("away {number}, for long"));
+            health.set_degraded("kafka", format!("away {number}, for long"));
+        }
+        health.clear("kafka");
+        health.clear("kafka");
+        let troubles = health.troubles();
+        assert_eq!(troubles.len(), PAST_MAX);
+        assert!(troubles.iter().all(|it| it.until_ms.is_some()));
+        assert_eq!(troubles[0].reason, format!("away {}, for long", PAST_MAX + 4));
+        health.set_degraded("archive", "full");
+        assert_eq!(
+            (health.troubles()[0].part.as_str(), health.troubles()[0].until_ms),
+            ("archive", None)
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //! | [`cli`] | one file per command |
 //! | `sim` | the simulated GitHub (feature `sim`) |
 //!
-//! Leaves that every speaker may use: [`health`], [`metrics`], [`retry`], [`time`]. [`telemetry`] sets the log up for [`cli`].
+//! Leaves that every speaker may use: [`health`], [`metrics`], [`retry`], [`status`], [`time`]. [`telemetry`] sets the log up for [`cli`].
 //!
 //! # Who may import whom
 //!
@@ -47,6 +47,7 @@ pub mod retry;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod state;
+pub mod status;
 pub mod supervisor;
 pub mod telemetry;
 pub mod time;

@@ -1,7 +1,10 @@
-//! The pages: `/livez`, `/readyz`, `/metrics`. Loopback only, read-only, no state of its own.
+//! The pages: `/livez`, `/readyz`, `/metrics`, `/status`. Loopback only, read-only, no state of its own.
 
 use super::Health;
+use crate::health::Trouble;
 use crate::metrics::Metrics;
+use crate::status::{self, Board, Page};
+use crate::time::{rfc3339_ms, wall_ms};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -42,6 +45,8 @@ pub enum ServerError {
 struct Pages {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    board: Arc<Board>,
+    started_ms: i64,
 }
 
 /// Takes the address, so that a fault shows before the daemon says that it is ready.
@@ -63,13 +68,15 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    board: Arc<Board>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
-        .with_state(Pages { metrics, health });
+        .route("/status", get(status))
+        .with_state(Pages { metrics, health, board, started_ms: wall_ms() });
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -88,6 +95,34 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 
 async fn page(State(pages): State<Pages>) -> Response {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], pages.metrics.render()).into_response()
+}
+
+/// How everything stands: [`Page`].
+async fn status(State(pages): State<Pages>) -> Response {
+    let (entities, archive) = pages.board.read();
+    let shown = |it: Trouble| status::Trouble {
+        part: it.part,
+        reason: it.reason,
+        since: rfc3339_ms(it.since_ms),
+        until: it.until_ms.map(rfc3339_ms),
+    };
+    let (trouble, earlier) =
+        pages.health.troubles().into_iter().map(shown).partition(|it| it.until.is_none());
+    let page = Page {
+        version: status::VERSION,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: rfc3339_ms(pages.started_ms),
+        now: rfc3339_ms(wall_ms()),
+        ready: pages.health.ready(),
+        trouble,
+        earlier,
+        entities,
+        archive,
+    };
+    // plain values: cannot fail
+    let text = serde_json::to_string(&page).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 fn answer<T: serde::Serialize>(problems: &[T]) -> Response {
@@ -125,7 +160,8 @@ mod tests {
         let stop = CancellationToken::new();
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let served = serve(listener, Arc::default(), Arc::clone(&health), stop.clone());
+        let served =
+            serve(listener, Arc::default(), Arc::clone(&health), Arc::default(), stop.clone());
         let asked = async {
             assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
             health.set_degraded("archive", "1 gap is not acknowledged");
@@ -145,6 +181,11 @@ mod tests {
             let answer = ask(address, "/metrics").await;
             assert!(answer.contains("ghauditd_build_info{"), "{answer}");
             assert!(answer.ends_with("# EOF\n"), "{answer}");
+            let answer = ask(address, "/status").await;
+            let page: Page =
+                serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+            assert_eq!((page.ready, page.trouble.len()), (false, 1), "{page:?}");
+            assert_eq!(page.trouble[0].part, "archive");
             assert!(ask(address, "/elsewhere").await.starts_with("HTTP/1.1 404"));
             stop.cancel();
         };

@@ -9,6 +9,7 @@ use super::interval::Intervals;
 use super::slice::Slice;
 use super::sweep::Swept;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// The version of the checkpoint's layout that this program writes. It reads version 1 too, which knew no sweeps.
@@ -173,6 +174,15 @@ macro_rules! json_record {
         }
     };
 }
+impl Checkpoint {
+    /// SHA-256 of the record's value, 64 hex digits: tells one checkpoint from another.
+    pub fn digest(&self) -> String {
+        Sha256::digest(self.encode())
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+}
+
 json_record!(Checkpoint, "checkpoint", VERSION);
 json_record!(Owner, "owner record", STATE_VERSION);
 json_record!(Genesis, "genesis", STATE_VERSION);

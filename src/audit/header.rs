@@ -27,7 +27,7 @@ pub const SLICE: &str = "gh_slice";
 pub const INGEST_MS: &str = "gh_ingest_ms";
 /// The entity's sequence: from 1, without holes, shared by data and dead-letter records.
 pub const SEQ: &str = "gh_seq";
-/// `1` on a revision: the same id came before with another body. Absent otherwise.
+/// On a revision: 16 hex digits, XXH3-64 of a body with which the same id came before. Absent otherwise.
 pub const REVISION: &str = "gh_revision";
 /// `1` when GitHub gave no id and `ce_id` is `sha256:` of the bytes. Absent otherwise.
 pub const DERIVED_ID: &str = "gh_derived_id";

@@ -121,9 +121,9 @@ impl Fingerprint {
         self.0.get(..16).unwrap_or_default()
     }
 
-    /// The part that stands for the body.
-    pub fn body(&self) -> &[u8] {
-        self.0.get(16..24).unwrap_or_default()
+    /// The part that stands for the body: its XXH3-64, big-endian.
+    pub fn body(&self) -> BodyHash {
+        self.0.get(16..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
     }
 
     /// Eight bytes of the id's part: uniformly spread already, so they serve as a hash of the id.
@@ -143,6 +143,9 @@ impl std::fmt::Debug for Fingerprint {
     }
 }
 
+/// XXH3-64 of an entry's bytes, big-endian.
+pub type BodyHash = [u8; 8];
+
 /// What a fingerprint is, beside those that are known. In rising order: the strongest of several comparisons counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
@@ -151,8 +154,9 @@ pub enum Verdict {
     /// The id is known, but only from another kind of source, where bodies always differ: the record is dropped, the
     /// fingerprint stored.
     KnownOtherKind,
-    /// The id is known from this kind with other bodies only: the entry is committed and marked.
-    Revision,
+    /// The id is known from this kind with other bodies only: the entry is committed, marked with the body that came
+    /// before. Where several came, with one of them, always the same.
+    Revision(BodyHash),
     /// This id with this body has come by this kind before: dropped.
     Known,
 }
@@ -165,7 +169,7 @@ impl Verdict {
         } else if known.id() != new.id() {
             Self::New
         } else if known.kind() == new.kind() {
-            Self::Revision
+            Self::Revision(known.body())
         } else {
             Self::KnownOtherKind
         }
@@ -173,7 +177,7 @@ impl Verdict {
 
     /// Whether the entry's record goes to Kafka.
     pub fn is_committed(self) -> bool {
-        matches!(self, Self::New | Self::Revision)
+        matches!(self, Self::New | Self::Revision(_))
     }
 
     /// Whether the fingerprint is to be stored.
@@ -331,7 +335,7 @@ mod tests {
         let known = fingerprint("a", "1", SourceKind::Rest);
         for (id, body, kind, expected) in [
             ("a", "1", SourceKind::Rest, Verdict::Known),
-            ("a", "2", SourceKind::Rest, Verdict::Revision),
+            ("a", "2", SourceKind::Rest, Verdict::Revision(known.body())),
             ("a", "1", SourceKind::Push, Verdict::KnownOtherKind),
             ("a", "2", SourceKind::Push, Verdict::KnownOtherKind),
             ("b", "1", SourceKind::Rest, Verdict::New),
@@ -340,7 +344,7 @@ mod tests {
         }
         let committed = |verdict: Verdict| (verdict.is_committed(), verdict.is_stored());
         assert_eq!(committed(Verdict::New), (true, true));
-        assert_eq!(committed(Verdict::Revision), (true, true));
+        assert_eq!(committed(Verdict::Revision([7; 8])), (true, true));
         assert_eq!(committed(Verdict::KnownOtherKind), (false, true));
         assert_eq!(committed(Verdict::Known), (false, false));
     }

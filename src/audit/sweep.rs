@@ -76,7 +76,7 @@ impl SweepAges {
     }
 
     /// How much time a sweep of this age reads at least.
-    fn span_s(&self, age_s: i64) -> i64 {
+    pub(crate) fn span_s(&self, age_s: i64) -> i64 {
         match self.last_look.filter(|look| look.age_s == age_s) {
             Some(look) => (look.margin_s / SPANS_PER_LAST_LOOK).max(1),
             None => (age_s / SPANS_PER_AGE).max(self.settling_s().unwrap_or(age_s)).max(1),

@@ -6,7 +6,7 @@ use crate::archive::{LockMode, StoreSettings};
 use crate::audit::{EntityKind, Topic};
 use crate::config::units::show_duration;
 use crate::config::{Config, Fault, Faults, Loaded};
-use crate::github::{EntitySettings, TokenSource};
+use crate::github::{CredentialId, EntitySettings};
 use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
@@ -106,6 +106,7 @@ fn show(what: &str, faults: &[Fault], out: &mut Output) -> anyhow::Result<()> {
 fn summary(config: &Config, out: &mut Output) -> anyhow::Result<()> {
     for entity in &config.entities {
         out.line(format!("  entity {}: {}", entity.name, entity_line(config, entity)))?;
+        out.line(format!("    {}", super::fit::line(config, entity)))?;
     }
     let kafka = &config.kafka;
     out.line(format!("  kafka: {}", kafka.brokers))?;
@@ -146,12 +147,17 @@ fn entity_line(config: &Config, entity: &EntitySettings) -> String {
             format!("{} (kept {})", lane.lane, lane.retention.map_or("unlimited".to_owned(), shown))
         })
         .collect();
-    let token = match &entity.token {
-        TokenSource::File(path) => format!("file {}", path.display()),
-        TokenSource::Credential { name, .. } => format!("systemd credential {name}"),
-        TokenSource::Environment { name, .. } => format!("variable {name}"),
+    let from = match entity.credentials.as_slice() {
+        [own] if own.id == CredentialId::of_entity(&entity.name) => {
+            format!("token from {}", own.secret())
+        }
+        several => {
+            let each: Vec<_> =
+                several.iter().map(|it| format!("{} ({})", it.id, it.secret())).collect();
+            format!("credentials {}", each.join(", "))
+        }
     };
-    format!("{kind} {} at {address}, lanes {}, token from {token}", entity.slug, lanes.join(", "))
+    format!("{kind} {} at {address}, lanes {}, {from}", entity.slug, lanes.join(", "))
 }
 
 fn shown(retention: Duration) -> String {

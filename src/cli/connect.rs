@@ -1,17 +1,21 @@
 //! `check --connect`: tries what the configuration names. A bucket keeps one or two small objects, locked for a minute.
 
+use super::fit;
 use crate::archive::probe::{self, Property};
 use crate::archive::{self, AnyStore, Store as _};
 use crate::audit::slice::Query;
 use crate::config::Config;
-use crate::github::auth::TokenReader;
 use crate::github::client::Client;
-use crate::github::{EntitySettings, LaneSettings, PageRequest, Source as _, SourceError};
+use crate::github::{
+    CredentialId, EntitySettings, LaneSettings, PageRequest, Source as _, SourceError,
+};
+use crate::kafka::restore::read_checkpoints;
 use crate::kafka::topics::TopicReport;
 use crate::kafka::{ownership, topics};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How one try went.
@@ -52,7 +56,11 @@ pub(super) struct Try {
 }
 
 impl Try {
-    fn new(what: impl Into<String>, verdict: Verdict, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        what: impl Into<String>,
+        verdict: Verdict,
+        message: impl Into<String>,
+    ) -> Self {
         Self { what: what.into(), verdict, message: message.into() }
     }
 }
@@ -65,13 +73,17 @@ pub(super) async fn all(config: &Config) -> Vec<Try> {
         entity_tries(config, entity, &metrics, &mut tries).await;
     }
     kafka_tries(config, &metrics, &mut tries).await;
+    // a first run has no checkpoints, and what is wrong with Kafka was said above
+    if let Ok(restored) = read_checkpoints(Arc::new(config.kafka.clone())).await {
+        tries.extend(fit::tries(config, &restored.checkpoints, &BTreeMap::new()));
+    }
     if let Some(settings) = &config.archive {
         archive_tries(settings, &mut tries).await;
     }
     tries
 }
 
-/// One page of one entry in each lane: shows the token, its scope and the way there.
+/// One page of one entry in each lane with each credential: shows the token, its scope, its budget and the way there.
 async fn entity_tries(
     config: &Config,
     entity: &EntitySettings,
@@ -79,8 +91,7 @@ async fn entity_tries(
     tries: &mut Vec<Try>,
 ) {
     let Some(server) = config.servers.get(&entity.server) else { return };
-    let token = TokenReader::new(entity.token.clone());
-    let client = match Client::new(server, entity, token, Arc::clone(metrics)) {
+    let client = match Client::new(server, entity, Arc::clone(metrics)) {
         Ok(client) => client,
         Err(error) => {
             let what = format!("entity {}", entity.name);
@@ -88,21 +99,26 @@ async fn entity_tries(
             return;
         }
     };
-    for lane in &entity.lanes {
-        let what = format!("entity {}, lane {}", entity.name, lane.lane);
-        let (verdict, message) = lane_try(&client, *lane).await;
-        tries.push(Try::new(what, verdict, message));
+    let own = CredentialId::of_entity(&entity.name);
+    for credential in client.credentials() {
+        let with = if *credential == own { String::new() } else { format!(", {credential}") };
+        for lane in &entity.lanes {
+            let what = format!("entity {}, lane {}{with}", entity.name, lane.lane);
+            let (verdict, message) = lane_try(&client, *lane, credential).await;
+            tries.push(Try::new(what, verdict, message));
+        }
     }
 }
 
-async fn lane_try(client: &Client, lane: LaneSettings) -> (Verdict, String) {
+async fn lane_try(
+    client: &Client,
+    lane: LaneSettings,
+    credential: &CredentialId,
+) -> (Verdict, String) {
     const HOUR_S: i64 = 3600;
     let from_s = wall_ms() / 1000 - HOUR_S;
     let query = Query { from_s, to_s: None };
     let request = PageRequest { lane: lane.lane, query, cursor: None, per_page: 1 };
-    let Some(credential) = client.credentials().first() else {
-        return (Verdict::Failed, "it has no credential".to_owned());
-    };
     match client.fetch(request, None, credential).await {
         Ok(page) => {
             let budget = page.budget.map_or_else(String::new, |budget| {

@@ -6,15 +6,18 @@ mod check;
 mod checkpoint;
 mod completions;
 mod connect;
+mod control;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+mod fit;
 mod man;
 mod offsets;
 mod output;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
+mod status;
 mod version;
 
 pub use exit::Exit;
@@ -78,6 +81,7 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Status(status::StatusArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Offsets(offsets::OffsetsArgs),
     Archive(archive_args::ArchiveArgs),
@@ -123,6 +127,7 @@ fn dispatch(cli: Cli, out: &mut Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global, out),
+        Command::Status(args) => status::run(&args, &cli.global, out),
         Command::Checkpoint(args) => checkpoint::run(&args, &cli.global, out),
         Command::Offsets(args) => offsets::run(&args, &cli.global, out),
         Command::Archive(args) => archive_args::run(args, &cli.global, out),

@@ -3,7 +3,7 @@
 use super::{Exit, Global};
 use crate::config::{Config, Fault, Faults, Loaded};
 use crate::daemon::{self, DaemonError, RunOptions};
-use crate::github::TokenSource;
+use crate::github::{Access, CredentialId, SecretSource};
 use crate::kafka::ownership::StartError;
 use crate::pipeline::collector::CollectorError;
 use crate::pipeline::seen::CatchUpError;
@@ -69,18 +69,30 @@ fn config(global: &Global) -> Option<Config> {
 
 /// `check` may look at a configuration outside of systemd; the daemon needs its credentials.
 fn only_under_systemd(config: &Config) -> Vec<Fault> {
-    let without = config.entities.iter().filter_map(|entity| match &entity.token {
-        TokenSource::Credential { name, path: None } => Some((entity.name.as_str(), name)),
-        _ => None,
-    });
-    without
-        .map(|(entity, name)| Fault {
-            key: format!("entity[{entity}].token_credential"),
-            problem: format!("systemd passed no credential {name:?}"),
-            remedy: "start the service by its unit with LoadCredential=, or use token_file"
-                .to_owned(),
-        })
-        .collect()
+    let mut faults = Vec::new();
+    for entity in &config.entities {
+        for credential in &entity.credentials {
+            let SecretSource::Credential { name, path: None } = credential.secret() else {
+                continue;
+            };
+            let place = match credential.access {
+                Access::Token(_) if credential.id == CredentialId::of_entity(&entity.name) => {
+                    format!("entity[{}].token_credential", entity.name)
+                }
+                Access::Token(_) => format!("credential.{}.token_credential", credential.id),
+            };
+            faults.push(Fault {
+                key: place,
+                problem: format!("systemd passed no credential {name:?}"),
+                remedy: "start the service by its unit with LoadCredential=, or name a file"
+                    .to_owned(),
+            });
+        }
+    }
+    // a credential of several entities is one fault
+    faults.sort();
+    faults.dedup();
+    faults
 }
 
 fn exit_of(error: &DaemonError) -> Exit {

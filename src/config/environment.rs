@@ -21,6 +21,12 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The login name of whoever runs this: before `sudo`, where that was used. A hint for people, no proof.
+    pub fn user(&self) -> &str {
+        let names = ["SUDO_USER", "USER", "LOGNAME"];
+        names.iter().find_map(|name| self.get(name)).unwrap_or("unknown")
+    }
+
     /// The variables that override the file.
     pub(super) fn overrides(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
@@ -33,5 +39,21 @@ impl Environment {
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
         Self(variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_used_sudo_is_named() {
+        let user = |variables: &[(&str, &str)]| {
+            variables.iter().copied().collect::<Environment>().user().to_owned()
+        };
+        assert_eq!(user(&[("SUDO_USER", "alice"), ("USER", "root")]), "alice");
+        assert_eq!(user(&[("SUDO_USER", ""), ("USER", "root")]), "root");
+        assert_eq!(user(&[("LOGNAME", "bob")]), "bob");
+        assert_eq!(user(&[]), "unknown");
     }
 }

@@ -55,7 +55,7 @@ pub fn parse(text: &str, name: &str, environment: &Environment) -> Result<Loaded
 /// Every key that a configuration can have, `NAME` where the operator chooses one.
 pub fn known_keys() -> BTreeSet<String> {
     // one table of each kind makes the reader ask for all there is
-    const ONE_OF_EACH: &str = "[server.x]\n[[entity]]\n";
+    const ONE_OF_EACH: &str = "[server.x]\n[credential.x]\n[[entity]]\n";
     let report = Report::default();
     let environment = Environment::default();
     if let Ok(tree) = merge(ONE_OF_EACH, "", &environment, &report) {
@@ -159,9 +159,12 @@ fn read(tree: &Value, environment: &Environment, report: &Report) -> Option<Conf
     let around = Surroundings { environment };
     let mut root = Table::root(tree, report);
     let servers = sections::server::read(&mut root);
-    let entities = sections::entity::read(&mut root, &servers, &around);
+    let pool = sections::credential::read(&mut root, &servers, &around);
+    let entities = sections::entity::read(&mut root, &servers, &pool, &around);
+    pool.finish(report);
     let (collect, allow_overlap) = sections::daemon::collect(&mut root);
     sections::overlap::check(report, &servers, &entities, allow_overlap);
+    sections::sweeps::check(report, &entities, &collect);
     let mut kafka = sections::kafka::read(&mut root);
     let archive = sections::archive::read(&mut root);
     let state = sections::daemon::state(&mut root, &around);

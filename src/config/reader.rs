@@ -68,15 +68,23 @@ impl Report {
     }
 }
 
+/// The known word that is likely to be meant.
+pub(super) fn nearest<'a>(
+    word: &str,
+    known: impl IntoIterator<Item = &'a String>,
+) -> Option<&'a String> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
 /// Names the nearest known key: beside the unknown one, else the same word elsewhere.
 fn unknown_key(known: &BTreeSet<String>, path: String, key: &str, beside: &[String]) -> Fault {
-    let nearest = beside
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
-        .min();
     let elsewhere = || known.iter().find(|path| path.rsplit('.').next() == Some(key));
-    let remedy = if let Some((_, candidate)) = nearest {
+    let remedy = if let Some(candidate) = nearest(key, beside) {
         format!("did you mean `{candidate}`?")
     } else if let Some(elsewhere) = elsewhere() {
         format!("did you mean `{elsewhere}`?")

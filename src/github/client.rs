@@ -3,11 +3,11 @@
 //! What is never done: follow a `Link` or redirect to another scheme, host or port; send the token anywhere else; keep
 //! more of an answer than the limits permit; put a URL, a token or a proxy's password into an error.
 
-use super::auth::{TokenError, TokenReader};
+use super::auth::{SecretError, TokenReader};
 use super::rate_limit::{Answer, Budget, Denial, Verdict, date_ms, judge};
 use super::{
-    CredentialId, EntitySettings, Next, Page, PageRequest, SecretText, ServerSettings, Source,
-    SourceError,
+    CredentialId, CredentialSettings, EntitySettings, Next, Page, PageRequest, SecretText,
+    ServerSettings, Source, SourceError,
 };
 use super::{denial, link, page, query};
 use crate::audit::{EntityKind, EntityName};
@@ -116,6 +116,20 @@ pub fn install_crypto_provider() {
     });
 }
 
+/// One credential of a client, and what is remembered of it.
+struct Pooled {
+    id: CredentialId,
+    token: TokenReader,
+    secondary_in_a_row: AtomicU32,
+}
+
+impl Pooled {
+    fn new(settings: &CredentialSettings) -> Self {
+        let token = TokenReader::new(settings.secret().clone());
+        Self { id: settings.id.clone(), token, secondary_in_a_row: AtomicU32::new(0) }
+    }
+}
+
 /// Fetches pages of one entity's audit log.
 pub struct Client {
     http: reqwest::Client,
@@ -124,10 +138,9 @@ pub struct Client {
     kind: EntityKind,
     slug: String,
     endpoint: Url,
-    credential: CredentialId,
-    token: TokenReader,
+    ids: Vec<CredentialId>,
+    pool: Vec<Pooled>,
     metrics: Arc<Metrics>,
-    secondary_in_a_row: AtomicU32,
     sunset_told: AtomicBool,
 }
 
@@ -139,32 +152,35 @@ impl std::fmt::Debug for Client {
 
 impl Source for Client {
     fn credentials(&self) -> &[CredentialId] {
-        std::slice::from_ref(&self.credential)
+        &self.ids
     }
 
     async fn fetch(
         &self,
         request: PageRequest,
         page: Option<u64>,
-        _: &CredentialId,
+        credential: &CredentialId,
     ) -> Result<Page, SourceError> {
-        self.fetch_page(request, page).await
+        let pooled = self.pooled(credential).ok_or_else(|| SourceError::Denied {
+            reason: Denial::Unauthorized.label(),
+            message: format!("entity {}: {credential} is none of its credentials", self.entity),
+            remedy: "name it in the entity's `credentials`".into(),
+        })?;
+        self.fetch_page(request, page, pooled).await
     }
 
-    fn credential_generation(&self, _: &CredentialId) -> u64 {
-        let hash = |token: Arc<crate::github::SecretText>| {
-            xxhash_rust::xxh3::xxh3_64(token.expose().as_bytes())
-        };
-        self.token.token().map_or(0, hash)
+    fn credential_generation(&self, credential: &CredentialId) -> u64 {
+        let hash = |token: Arc<SecretText>| xxhash_rust::xxh3::xxh3_64(token.expose().as_bytes());
+        let token = self.pooled(credential).and_then(|pooled| pooled.token.secret().ok());
+        token.map_or(0, hash)
     }
 }
 
 impl Client {
-    /// A client for one entity. Opens no connection and reads no token yet.
+    /// A client for one entity, with all of its credentials. Opens no connection and reads no token yet.
     pub fn new(
         server: &ServerSettings,
         entity: &EntitySettings,
-        token: TokenReader,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
         check_base_url(&server.base_url)
@@ -178,21 +194,26 @@ impl Client {
             kind: entity.kind,
             slug: entity.slug.clone(),
             endpoint,
-            credential: CredentialId::new(entity.name.as_str()),
-            token,
+            ids: entity.credentials.iter().map(|it| it.id.clone()).collect(),
+            pool: entity.credentials.iter().map(Pooled::new).collect(),
             metrics,
-            secondary_in_a_row: AtomicU32::new(0),
             sunset_told: AtomicBool::new(false),
         })
+    }
+
+    fn pooled(&self, id: &CredentialId) -> Option<&Pooled> {
+        self.pool.iter().find(|pooled| pooled.id == *id)
     }
 
     async fn fetch_page(
         &self,
         request: PageRequest,
         page: Option<u64>,
+        pooled: &Pooled,
     ) -> Result<Page, SourceError> {
         let started = Instant::now();
-        let result = match timeout(self.server.request_timeout, self.answer(&request, page)).await {
+        let answer = self.answer(&request, page, pooled);
+        let result = match timeout(self.server.request_timeout, answer).await {
             Ok(result) => result,
             Err(_) => Err(self.timed_out("the whole request", self.server.request_timeout)),
         };
@@ -205,18 +226,24 @@ impl Client {
     }
 
     /// One request with its redirects; a second one where the token turns out to be exchanged.
-    async fn answer(&self, request: &PageRequest, page: Option<u64>) -> Result<Page, SourceError> {
+    async fn answer(
+        &self,
+        request: &PageRequest,
+        page: Option<u64>,
+        pooled: &Pooled,
+    ) -> Result<Page, SourceError> {
         let url = query::page_url(&self.endpoint, request, page);
-        let mut token = self.token.token().map_err(|error| self.no_token(&error))?;
+        let no_token = |error: SecretError| self.no_token(pooled, &error);
+        let mut token = pooled.token.secret().map_err(no_token)?;
         let mut response = self.follow(&url, &token).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let fresh = self.token.reread().map_err(|error| self.no_token(&error))?;
+            let fresh = pooled.token.reread().map_err(no_token)?;
             if fresh != token {
                 token = fresh;
                 response = self.follow(&url, &token).await?;
             }
         }
-        self.read(response, request, page, &token).await
+        self.read(response, request, page, (pooled, &token)).await
     }
 
     /// Sends a request and follows its redirects: only 301, 302, 307, 308, and only on the configured server.
@@ -286,7 +313,7 @@ impl Client {
         mut response: Response,
         request: &PageRequest,
         page: Option<u64>,
-        token: &SecretText,
+        (pooled, token): (&Pooled, &SecretText),
     ) -> Result<Page, SourceError> {
         let budget = Budget::from_headers(response.headers());
         if let Some(budget) = budget {
@@ -295,9 +322,9 @@ impl Client {
         let date =
             response.headers().get(DATE).and_then(|date| date.to_str().ok()).and_then(date_ms);
         if response.status() != StatusCode::OK {
-            return Err(self.refusal(response, budget, date, token).await);
+            return Err(self.refusal(response, budget, date, (pooled, token)).await);
         }
-        self.secondary_in_a_row.store(0, Ordering::Relaxed);
+        pooled.secondary_in_a_row.store(0, Ordering::Relaxed);
         self.tell_sunset(response.headers());
         let usual = usize::from(request.per_page) * ENTRY_BYTES_USUAL;
         let body = self.body(&mut response, self.server.body_bytes_max, usual, token).await?;
@@ -376,7 +403,7 @@ impl Client {
         mut response: Response,
         budget: Option<Budget>,
         date_ms: Option<i64>,
-        token: &SecretText,
+        (pooled, token): (&Pooled, &SecretText),
     ) -> SourceError {
         let status = response.status();
         // a message that cannot be read does not change what the status says
@@ -389,16 +416,16 @@ impl Client {
             message: &message,
             documentation_url: &documentation_url,
             now_s: date_ms.unwrap_or_else(crate::time::wall_ms) / 1000,
-            secondary_in_a_row: self.secondary_in_a_row.load(Ordering::Relaxed),
+            secondary_in_a_row: pooled.secondary_in_a_row.load(Ordering::Relaxed),
         });
         match verdict {
             Verdict::RateLimited { reason, wait } => {
                 if reason == "secondary" {
-                    self.secondary_in_a_row.fetch_add(1, Ordering::Relaxed);
+                    pooled.secondary_in_a_row.fetch_add(1, Ordering::Relaxed);
                 }
                 SourceError::RateLimited { reason, wait, budget }
             }
-            Verdict::Denied(denial) => self.denied(denial, status, &message),
+            Verdict::Denied(denial) => self.denied(denial, status, &message, pooled),
             Verdict::Refused => SourceError::Refused { status: status.as_u16(), message },
             Verdict::Transport(reason) => {
                 self.transport(reason, format!("answers {status} {message}").trim_end())
@@ -407,10 +434,22 @@ impl Client {
         }
     }
 
-    fn denied(&self, denial: Denial, status: StatusCode, message: &str) -> SourceError {
+    fn denied(
+        &self,
+        denial: Denial,
+        status: StatusCode,
+        message: &str,
+        pooled: &Pooled,
+    ) -> SourceError {
         let kind = match self.kind {
             EntityKind::Enterprise => "enterprise",
             EntityKind::Organization => "organization",
+        };
+        // where there is but one, it says nothing
+        let with = if self.pool.len() > 1 {
+            format!(" with credential {}", pooled.id)
+        } else {
+            String::new()
         };
         let said = if message.is_empty() {
             status.canonical_reason().unwrap_or_default()
@@ -420,7 +459,7 @@ impl Client {
         SourceError::Denied {
             reason: denial.label(),
             message: format!(
-                "entity {}: {} answers {} ({said}) for the audit log of {kind} {}",
+                "entity {}: {} answers {} ({said}) for the audit log of {kind} {}{with}",
                 self.entity,
                 link::origin_text(&self.endpoint),
                 status.as_u16(),
@@ -429,16 +468,16 @@ impl Client {
             remedy: denial::remedy(
                 denial,
                 self.kind,
-                &self.token.place(),
+                &pooled.token.place(),
                 &self.server.api_version,
             ),
         }
     }
 
-    fn no_token(&self, error: &TokenError) -> SourceError {
+    fn no_token(&self, pooled: &Pooled, error: &SecretError) -> SourceError {
         SourceError::Denied {
             reason: Denial::Unauthorized.label(),
-            message: format!("entity {}: no token", self.entity),
+            message: format!("entity {}: credential {} has no token", self.entity, pooled.id),
             remedy: error.to_string(),
         }
     }

@@ -5,21 +5,24 @@
 
 pub mod auth;
 pub mod client;
+mod credential;
 pub mod denial;
 pub mod fact;
 pub mod graphql;
+pub mod jwt;
 pub mod link;
 pub mod page;
 pub mod query;
 pub mod rate_limit;
 mod scan;
 
+pub use credential::{Access, CredentialId, CredentialSettings, SecretSource};
+
 use crate::audit::slice::Query;
 use crate::audit::{Cursor, EntityKind, EntityName, Entry, Lane};
 use bytes::Bytes;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -50,27 +53,6 @@ pub struct ServerSettings {
     pub header_bytes_max: usize,
     /// Most bytes of a body, after decompression.
     pub body_bytes_max: usize,
-}
-
-/// Where a token comes from. Never the token itself.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum TokenSource {
-    /// A file; surrounding white space is cut.
-    File(PathBuf),
-    /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`, resolved when the configuration is loaded.
-    Credential {
-        /// Name of the credential.
-        name: String,
-        /// The file; `None` when the process was started without credentials.
-        path: Option<PathBuf>,
-    },
-    /// An environment variable, read once when the configuration is loaded.
-    Environment {
-        /// Name of the variable.
-        name: String,
-        /// Its value.
-        value: Option<Arc<SecretText>>,
-    },
 }
 
 /// A secret that cannot be printed.
@@ -109,28 +91,6 @@ impl std::hash::Hash for SecretText {
     }
 }
 
-/// A credential as the configuration names it: the key of its request budget. Never the secret itself.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CredentialId(Arc<str>);
-
-impl CredentialId {
-    /// A credential by its name.
-    pub fn new(name: &str) -> Self {
-        Self(name.into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for CredentialId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// One entity whose log is read. From `[[entity]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntitySettings {
@@ -142,8 +102,8 @@ pub struct EntitySettings {
     pub slug: String,
     /// Name of its server in the configuration.
     pub server: String,
-    /// Its token.
-    pub token: TokenSource,
+    /// What its requests may be made with: at least one, all for its server.
+    pub credentials: Vec<CredentialSettings>,
     /// The lanes that are read.
     pub lanes: Vec<LaneSettings>,
 }

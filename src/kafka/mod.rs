@@ -1,9 +1,10 @@
 //! Kafka: transactional producer, read-committed consumer, topics, error triage.
 //!
-//! Speakers: [`producer`], [`consumer`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
+//! Speakers: [`producer`], [`consumer`], [`operations`], [`topics`], [`restore`]. Pure: [`settings`], [`triage`].
 
 pub mod client;
 pub mod consumer;
+pub mod operations;
 pub mod ownership;
 pub mod producer;
 pub mod properties;

@@ -473,13 +473,18 @@ fn empty_checkpoint(entity: EntityName) -> Checkpoint {
     }
 }
 
-fn this_process() -> Owner {
+/// The name of this host; empty where it has none.
+pub fn host_name() -> String {
     // no name is worth a failed start
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().to_owned()
+}
+
+fn this_process() -> Owner {
     Owner {
         version: STATE_VERSION,
         run: random_id(),
-        host: host.trim().to_owned(),
+        host: host_name(),
         pid: std::process::id(),
         started_ms: wall_ms(),
     }

@@ -515,7 +515,7 @@ fn index(topic: Topic) -> usize {
     Topic::ALL.iter().position(|other| *other == topic).unwrap_or_default()
 }
 
-fn headers(record: &Record) -> Option<OwnedHeaders> {
+pub(super) fn headers(record: &Record) -> Option<OwnedHeaders> {
     if record.headers.is_empty() {
         return None;
     }

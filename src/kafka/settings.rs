@@ -33,6 +33,8 @@ pub enum Role {
     },
     /// The producer of `check --connect`, whose transactions are only ever aborted.
     Probe,
+    /// The producer of a command that writes single records: without a transaction, so that it fences nobody.
+    Writer,
     /// A `read_committed` consumer that is told its offsets and commits none by itself.
     Consumer,
     /// Looks at metadata and at the true ends of partitions; neither produces nor consumes.
@@ -104,6 +106,12 @@ impl Settings {
         match role {
             Role::Producer { partition } => self.set_producer(&mut config, &partition.to_string()),
             Role::Probe => self.set_producer(&mut config, "probe"),
+            Role::Writer => {
+                self.set_producer(&mut config, "writer");
+                config.remove("transactional.id");
+                config.remove("transaction.timeout.ms");
+                config.set("enable.idempotence", "true");
+            }
             Role::Consumer => self.set_consumer(&mut config),
             // only this isolation shows the true end of a partition
             Role::Scout => set_all(&mut config, &[("isolation.level", "read_uncommitted")]),

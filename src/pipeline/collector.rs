@@ -22,6 +22,7 @@ use crate::health::Health;
 use crate::kafka::{Committed, SinkError};
 use crate::metrics::Metrics;
 use crate::state::Buckets;
+use crate::status::Board;
 use crate::time::{mono_ms, wall_ms};
 use futures_util::future::{BoxFuture, OptionFuture};
 use std::collections::BTreeMap;
@@ -62,6 +63,8 @@ pub struct Parts<S: Source, O: Opener> {
     pub metrics: Arc<Metrics>,
     /// What is wrong.
     pub health: Arc<Health>,
+    /// Where it says how it stands.
+    pub board: Arc<Board>,
 }
 
 const PER_PAGE: u8 = 100;
@@ -442,6 +445,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.clock.is_confirmed() {
             self.parts.clocks.set(name, now_ms);
         }
+        let rules = &self.parts.context.rules;
+        let status =
+            super::status::entity(&self.state, rules, Some(now_ms), Vec::new(), |_, _| None);
+        self.parts.board.post_entity(status);
         let now_s = now_ms.div_euclid(1000);
         let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
         for (&lane, rules) in &self.parts.context.rules {

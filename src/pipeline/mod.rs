@@ -3,6 +3,7 @@
 pub mod archiver;
 pub mod buffer;
 pub mod collector;
+pub mod cost;
 pub mod optional;
 pub mod partition;
 pub mod pause;
@@ -10,6 +11,7 @@ pub mod plan;
 pub mod record;
 pub mod schedule;
 pub mod seen;
+pub mod status;
 
 use crate::audit::lane::LaneRules;
 use crate::audit::{Lane, SweepAges};

@@ -2,7 +2,7 @@
 //!
 //! The planned state becomes the state only after the batch is committed; otherwise it is dropped.
 
-use super::record::{Arena, EntityContext};
+use super::record::{Arena, EntityContext, Revision};
 use crate::audit::lane::{Expired, Shown};
 use crate::audit::seen::{filing, lookup};
 use crate::audit::{
@@ -228,9 +228,12 @@ impl Plan<'_> {
             return Ok(());
         }
         counts.committed = counts.committed.saturating_add(1);
-        let revision = verdict == crate::audit::seen::Verdict::Revision;
-        counts.revisions = counts.revisions.saturating_add(u64::from(revision));
-        if kind == SliceKind::Sweep && !revision {
+        let before = match verdict {
+            crate::audit::seen::Verdict::Revision(before) => Some(before),
+            _ => None,
+        };
+        counts.revisions = counts.revisions.saturating_add(u64::from(before.is_some()));
+        if kind == SliceKind::Sweep && before.is_none() {
             self.late(fetched.lane, entry);
         }
         let draft = super::record::Draft {
@@ -239,7 +242,7 @@ impl Plan<'_> {
             kind,
             id: &id,
             derived,
-            revision: revision.then_some(&fingerprint),
+            revision: before.map(|before| Revision { body: fingerprint.body(), before }),
         };
         let topic = if fetched.dead_letter { Topic::DeadLetter } else { entry.topic() };
         let pieces = self.context.records(
@@ -403,7 +406,8 @@ mod tests {
         assert_eq!(header_of(data(&planned)[0], header::CE_ID), Some("a"));
         let revised = header_of(data(&planned)[1], header::CE_ID).unwrap();
         assert!(revised.starts_with("a;r=") && revised.len() == 12, "{revised}");
-        assert_eq!(header_of(data(&planned)[1], header::REVISION), Some("1"));
+        let before = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(b"{A}"));
+        assert_eq!(header_of(data(&planned)[1], header::REVISION), Some(before.as_str()));
         assert_eq!(planned.next.sequence, 43);
         buckets.commit(&context.name, &mut planned.pending).unwrap();
         committed.replace(planned.next);

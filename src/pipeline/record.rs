@@ -3,7 +3,7 @@
 use super::plan::Clocks;
 use crate::audit::lane::{Expired, LaneRules};
 use crate::audit::{
-    Checkpoint, EntityName, Entry, Fingerprint, Lane, Record, SeenLane, SliceKind, Topic, header,
+    BodyHash, Checkpoint, EntityName, Entry, Lane, Record, SeenLane, SliceKind, Topic, header,
 };
 use crate::time::{rfc3339_ms, rfc3339_s};
 use bytes::{Bytes, BytesMut};
@@ -45,8 +45,17 @@ pub struct Draft<'a> {
     pub id: &'a [u8],
     /// Whether the id is derived.
     pub derived: bool,
-    /// Its fingerprint, when it is a revision.
-    pub revision: Option<&'a Fingerprint>,
+    /// When the same id came before with another body.
+    pub revision: Option<Revision>,
+}
+
+/// Two bodies of one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision {
+    /// The one that is sent now.
+    pub body: BodyHash,
+    /// The one that came before.
+    pub before: BodyHash,
 }
 
 /// One allocation for the small header values of a whole batch.
@@ -186,12 +195,11 @@ impl EntityContext {
         headers.push((header::LANE, Bytes::from_static(draft.lane.as_str().as_bytes())));
         headers.push((header::SLICE, Bytes::from_static(draft.kind.as_str().as_bytes())));
         headers.push((header::INGEST_MS, arena.ingest.clone()));
-        let yes = || Bytes::from_static(b"1");
-        if draft.revision.is_some() {
-            headers.push((header::REVISION, yes()));
+        if let Some(revision) = draft.revision {
+            headers.push((header::REVISION, Bytes::from(hex_prefix(&revision.before, 8))));
         }
         if draft.derived {
-            headers.push((header::DERIVED_ID, yes()));
+            headers.push((header::DERIVED_ID, Bytes::from_static(b"1")));
         }
         headers
     }
@@ -201,10 +209,10 @@ fn ce_id(draft: &Draft<'_>) -> Bytes {
     match (draft.revision, &draft.entry.id) {
         (None, Some(id)) => id.as_bytes().clone(),
         (None, None) => Bytes::copy_from_slice(draft.id),
-        (Some(fingerprint), _) => {
+        (Some(revision), _) => {
             let mut id = draft.id.to_vec();
             id.extend_from_slice(header::REVISION_SEPARATOR.as_bytes());
-            id.extend_from_slice(hex_prefix(fingerprint.body(), 4).as_bytes());
+            id.extend_from_slice(hex_prefix(&revision.body, 4).as_bytes());
             Bytes::from(id)
         }
     }

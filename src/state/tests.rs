@@ -229,8 +229,13 @@ impl World {
             .collect();
         if beside.contains(&look.fingerprint) {
             Verdict::Known
-        } else if beside.iter().any(|it| it.kind() == look.fingerprint.kind()) {
-            Verdict::Revision
+        } else if let Some(before) = beside
+            .iter()
+            .filter(|it| it.kind() == look.fingerprint.kind())
+            .map(Fingerprint::body)
+            .max()
+        {
+            Verdict::Revision(before)
         } else if beside.is_empty() {
             Verdict::New
         } else {
@@ -347,7 +352,10 @@ fn a_flushed_cache_is_used_again() {
     assert_eq!(buckets.applied(Topic::SeenGit, PARTITION), None);
     assert_eq!(buckets.applied(Topic::Web, PARTITION), None);
     assert_eq!(verdict(&mut buckets, Bucket(100), rest(7, 0)), Verdict::Known);
-    assert_eq!(verdict(&mut buckets, Bucket(100), rest(7, 1)), Verdict::Revision);
+    assert_eq!(
+        verdict(&mut buckets, Bucket(100), rest(7, 1)),
+        Verdict::Revision(rest(7, 0).body())
+    );
     assert_eq!(verdict(&mut buckets, Bucket(100), rest(1000, 0)), Verdict::New);
     // nothing in the hour itself, but "none" is always searched
     assert_eq!(verdict(&mut buckets, Bucket(555), rest(7, 0)), Verdict::Known);

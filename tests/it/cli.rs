@@ -92,6 +92,7 @@ fn shown(loaded: Result<Loaded, Faults>) -> String {
 fn every_message_of_check() {
     let place = Place::new();
     place.write("empty", "\n");
+    place.write("other-token", "another-token\n");
     place.write("two-lines", "one\ntwo\n");
     let public = place.write("public", "a-token\n");
     let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
@@ -113,6 +114,8 @@ fn a_good_configuration_has_no_message() {
     let overlap = "[[entity]]\nname = \"org\"\nkind = \"organization\"\nslug = \"acme\"\n\
                    token_file = \"DIR/token\"\n[collect]\nallow_overlap = true\n";
     assert_eq!(place.faults(&[ENTITY, overlap, KAFKA, NO_ARCHIVE].concat(), &[]), "");
+    place.write("other-token", "another-token\n");
+    assert_eq!(place.faults(&rows::pool("[\"first\", \"second\"]", ""), &[]), "");
 }
 
 #[test]
@@ -229,6 +232,9 @@ fn the_reference_is_good_and_complete() {
                 assert!(!server.is_empty());
                 section = "server.NAME".to_owned();
             }
+            if section.starts_with("credential.") {
+                section = "credential.NAME".to_owned();
+            }
             shown.insert(section.clone());
         } else if let Some((key, _)) = line.split_once(" = ") {
             shown.insert(format!("{section}.{key}"));
@@ -254,10 +260,11 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 16] = [
         &[],
         &["run"],
         &["check"],
+        &["status"],
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],

@@ -5,10 +5,10 @@ mod access;
 use crate::support::{secret_token, unique};
 use ghauditd::audit::slice::Query;
 use ghauditd::audit::{Cursor, EntityKind, EntityName, Lane};
-use ghauditd::github::auth::TokenReader;
 use ghauditd::github::client::Client;
 use ghauditd::github::{
-    EntitySettings, Next, Page, PageRequest, ServerSettings, Source as _, SourceError, TokenSource,
+    Access, CredentialId, CredentialSettings, EntitySettings, Next, Page, PageRequest,
+    SecretSource, ServerSettings, Source as _, SourceError,
 };
 use ghauditd::metrics::Metrics;
 use std::io::{Read, Write};
@@ -159,22 +159,39 @@ fn settings(base: &str) -> ServerSettings {
     }
 }
 
+fn credential(name: &str, access: Access) -> CredentialSettings {
+    CredentialSettings { id: CredentialId::new(name), server: "hostile".into(), access }
+}
+
+fn entity(kind: EntityKind, credentials: Vec<CredentialSettings>) -> EntitySettings {
+    EntitySettings {
+        name: EntityName::try_from(unique("octo")).unwrap(),
+        kind,
+        slug: "octo-slug".into(),
+        server: "hostile".into(),
+        credentials,
+        lanes: Vec::new(),
+    }
+}
+
+fn request(cursor: Option<&str>) -> PageRequest {
+    PageRequest {
+        lane: Lane::Web,
+        query: Query { from_s: 1_767_323_045, to_s: None },
+        cursor: cursor.and_then(|cursor| Cursor::new(cursor.to_owned())),
+        per_page: 100,
+    }
+}
+
 fn rig(server: &ServerSettings, kind: EntityKind) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let token_file = dir.path().join("token");
     let token = secret_token();
     std::fs::write(&token_file, &token).unwrap();
-    let source = TokenSource::File(token_file.clone());
-    let entity = EntitySettings {
-        name: EntityName::try_from(unique("octo")).unwrap(),
-        kind,
-        slug: "octo-slug".into(),
-        server: server.name.clone(),
-        token: source.clone(),
-        lanes: Vec::new(),
-    };
+    let source = SecretSource::File(token_file.clone());
+    let entity = entity(kind, vec![credential("octo", Access::Token(source))]);
     let metrics = Arc::new(Metrics::default());
-    let client = Client::new(server, &entity, TokenReader::new(source), metrics).unwrap();
+    let client = Client::new(server, &entity, metrics).unwrap();
     Rig { _dir: dir, token_file, token, client }
 }
 
@@ -184,13 +201,7 @@ fn org(server: &Server) -> Rig {
 
 impl Rig {
     async fn at(&self, cursor: Option<&str>) -> Result<Page, SourceError> {
-        let request = PageRequest {
-            lane: Lane::Web,
-            query: Query { from_s: 1_767_323_045, to_s: None },
-            cursor: cursor.and_then(|cursor| Cursor::new(cursor.to_owned())),
-            per_page: 100,
-        };
-        let result = self.client.fetch(request, None, &self.client.credentials()[0]).await;
+        let result = self.client.fetch(request(cursor), None, &self.client.credentials()[0]).await;
         if let Err(error) = &result {
             println!("{}: {error}", error.label());
             assert!(

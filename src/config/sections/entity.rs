@@ -1,12 +1,13 @@
-//! `[[entity]]`: whose log is read, with which token.
+//! `[[entity]]`: whose log is read, with which credentials.
 
 use super::super::reader::Table;
-use super::{Surroundings, days, read_small_file, seconds, world_readable};
+use super::credential::{Pool, token};
+use super::{Surroundings, days, seconds};
 use crate::audit::{EntityKind, EntityName, Lane};
-use crate::github::{EntitySettings, LaneSettings, SecretText, ServerSettings, TokenSource};
+use crate::github::{
+    Access, CredentialId, CredentialSettings, EntitySettings, LaneSettings, ServerSettings,
+};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long GitHub keeps a lane unless the operator says otherwise.
@@ -16,9 +17,6 @@ const fn default_retention(lane: Lane) -> Duration {
         Lane::Git => days(7),
     }
 }
-
-/// How a token begins that stands where a path or a name belongs.
-const TOKEN_PREFIXES: [&str; 5] = ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_"];
 
 /// An entity and what only the checks need.
 pub(in super::super) struct Read {
@@ -34,6 +32,7 @@ pub(in super::super) struct Read {
 pub(in super::super) fn read(
     root: &mut Table<'_>,
     servers: &BTreeMap<String, Option<ServerSettings>>,
+    pool: &Pool,
     around: &Surroundings<'_>,
 ) -> Vec<Read> {
     let mut entities = Vec::new();
@@ -43,7 +42,7 @@ pub(in super::super) fn read(
         root.missing("entity", "add an [[entity]] with name, kind, slug and a token");
     }
     for mut table in tables.into_iter().flatten() {
-        let entity = read_one(&mut table, servers, around);
+        let entity = read_one(&mut table, servers, pool, around);
         let path = table.path_of("").trim_end_matches('.').to_owned();
         if let Some((settings, allow_overlap)) = entity {
             if !names.insert(settings.name.clone()) {
@@ -63,13 +62,15 @@ pub(in super::super) fn read(
 fn read_one(
     table: &mut Table<'_>,
     servers: &BTreeMap<String, Option<ServerSettings>>,
+    pool: &Pool,
     around: &Surroundings<'_>,
 ) -> Option<(EntitySettings, bool)> {
     let name = name(table);
     let kind = kind(table);
     let slug = slug(table);
-    let server = server(table, servers);
-    let token = token(table, around);
+    let server = super::server::chosen(table, servers);
+    let who = (name.as_ref(), server.as_deref());
+    let credentials = credentials(table, who, pool, around);
     let lanes = lanes(table, kind);
     let allow_overlap = table.boolean("allow_overlap", false);
     let settings = EntitySettings {
@@ -77,7 +78,7 @@ fn read_one(
         kind: kind?,
         slug: slug?,
         server: server?,
-        token: token?,
+        credentials: credentials?,
         lanes,
     };
     Some((settings, allow_overlap))
@@ -127,23 +128,6 @@ fn slug(table: &mut Table<'_>) -> Option<String> {
         "slug",
         format!("{slug:?} is not a slug"),
         "write only the name from the URL, without https:// and slashes",
-    );
-    None
-}
-
-fn server(
-    table: &mut Table<'_>,
-    servers: &BTreeMap<String, Option<ServerSettings>>,
-) -> Option<String> {
-    let name = table.text("server").unwrap_or_else(|| super::server::DEFAULT_SERVER.to_owned());
-    if servers.contains_key(&name) {
-        return Some(name);
-    }
-    let known: Vec<_> = servers.keys().cloned().collect();
-    table.fault(
-        "server",
-        format!("there is no server {name:?}"),
-        format!("add [server.{name}] with its base_url, or write one of: {}", known.join(", ")),
     );
     None
 }
@@ -215,153 +199,18 @@ fn check_graphql(table: &Table<'_>, chosen: &BTreeSet<Lane>, kind: Option<Entity
     }
 }
 
-fn token(table: &mut Table<'_>, around: &Surroundings<'_>) -> Option<TokenSource> {
-    table.refuse(
-        "token",
-        "a token stands in the configuration",
-        "put it into a file that only the service can read and write token_file = \"/path\"; \
-         have GitHub revoke this one",
-    );
-    let inline = table.has("token");
-    let present: Vec<_> = ["token_file", "token_credential", "token_env"]
-        .into_iter()
-        .filter(|key| table.has(key))
-        .collect();
-    if present.len() > 1 {
-        table.fault(
-            "token_file",
-            format!("{} exclude each other", present.join(", ")),
-            "keep one of them",
-        );
-    } else if present.is_empty() && !inline {
-        table.missing(
-            "token_file",
-            "write token_file = \"/path\", token_credential = \"NAME\" (systemd) or token_env = \"NAME\"",
-        );
-    }
-    let file = token_text(table, "token_file").and_then(|_| from_file(table));
-    let credential =
-        token_text(table, "token_credential").and_then(|name| from_credential(table, name, around));
-    let variable =
-        token_text(table, "token_env").and_then(|name| from_variable(table, name, around));
-    file.or(credential).or(variable)
-}
-
-/// The text of a key about a token, unless it is itself a token.
-fn token_text(table: &mut Table<'_>, key: &'static str) -> Option<String> {
-    let text = table.text(key)?;
-    if TOKEN_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
-        table.fault(
-            key,
-            "is a token itself, not the place where one is",
-            "put the token into a file that only the service can read and name that file; \
-             have GitHub revoke this one",
-        );
-        return None;
-    }
-    Some(text)
-}
-
-fn from_file(table: &mut Table<'_>) -> Option<TokenSource> {
-    let path = table.path("token_file")?;
-    check_token_file(table, "token_file", &path).then_some(TokenSource::File(path))
-}
-
-/// Whether a file holds something that can be a token. The daemon reads it again whenever it changes.
-fn check_token_file(table: &Table<'_>, key: &str, path: &Path) -> bool {
-    let text = match read_small_file(path) {
-        Ok(text) => text,
-        Err(problem) => {
-            table.fault(
-                key,
-                problem,
-                "check the path, and that the service's user may read the file",
-            );
-            return false;
-        }
-    };
-    if !check_token(table, key, &text, &format!("{}", path.display())) {
-        return false;
-    }
-    if world_readable(path) == Some(true) {
-        table.report.warning(
-            table.path_of(key),
-            format!("{} can be read by everybody on this host", path.display()),
-            format!("chmod o-r {}", path.display()),
-        );
-    }
-    true
-}
-
-fn check_token(table: &Table<'_>, key: &str, text: &str, place: &str) -> bool {
-    let token = text.trim();
-    if token.is_empty() {
-        table.fault(key, format!("{place} holds no token"), "write the token into it");
-    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        table.fault(
-            key,
-            format!(
-                "{place} holds more than a token (spaces, several lines or strange characters)"
-            ),
-            "write the token alone into it",
-        );
-    } else {
-        return true;
-    }
-    false
-}
-
-fn from_credential(
-    table: &Table<'_>,
-    name: String,
+/// Its credentials: exactly one way. Its own token is the simple form, and a credential that bears the entity's name.
+fn credentials(
+    table: &mut Table<'_>,
+    (name, server): (Option<&EntityName>, Option<&str>),
+    pool: &Pool,
     around: &Surroundings<'_>,
-) -> Option<TokenSource> {
-    let key = "token_credential";
-    if name.contains('/') || name.starts_with('.') {
-        table.fault(
-            key,
-            format!("{name:?} is not the name of a credential"),
-            "write the NAME of LoadCredential=NAME:/path",
-        );
-        return None;
+) -> Option<Vec<CredentialSettings>> {
+    let chosen = pool.choose(table, server);
+    let token = token(table, Some("credentials"), around);
+    if table.has("credentials") {
+        return chosen;
     }
-    let Some(folder) = around.environment.get("CREDENTIALS_DIRECTORY") else {
-        table.report.warning(
-            table.path_of(key),
-            format!("the credential {name:?} cannot be looked at: this process was not started by systemd"),
-            "see that the unit has LoadCredential= for it",
-        );
-        return Some(TokenSource::Credential { name, path: None });
-    };
-    let path = PathBuf::from(folder).join(&name);
-    if !path.exists() {
-        table.fault(
-            key,
-            format!("systemd passed no credential {name:?}"),
-            format!("add LoadCredential={name}:/path/of/the/token to the unit"),
-        );
-        return None;
-    }
-    check_token_file(table, key, &path)
-        .then_some(TokenSource::Credential { name, path: Some(path) })
-}
-
-fn from_variable(
-    table: &Table<'_>,
-    name: String,
-    around: &Surroundings<'_>,
-) -> Option<TokenSource> {
-    let Some(value) = around.environment.get(&name) else {
-        table.fault(
-            "token_env",
-            format!("the environment variable {name:?} is not set"),
-            "set it for the service, or use token_file",
-        );
-        return None;
-    };
-    let place = format!("the environment variable {name:?}");
-    check_token(table, "token_env", value, &place).then(|| TokenSource::Environment {
-        value: Some(Arc::new(SecretText::new(value.trim().to_owned()))),
-        name,
-    })
+    let id = CredentialId::of_entity(name?);
+    Some(vec![CredentialSettings { id, server: server?.to_owned(), access: Access::Token(token?) }])
 }

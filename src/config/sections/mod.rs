@@ -1,11 +1,13 @@
 //! One file per section of the configuration: reads the tree, collects faults, fills the settings of a room.
 
 pub(super) mod archive;
+pub(super) mod credential;
 pub(super) mod daemon;
 pub(super) mod entity;
 pub(super) mod kafka;
 pub(super) mod overlap;
 pub(super) mod server;
+pub(super) mod sweeps;
 
 use super::environment::Environment;
 use std::path::Path;

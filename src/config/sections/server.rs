@@ -10,7 +10,7 @@ use std::time::Duration;
 use url::Url;
 
 /// Name of the server that needs no table.
-pub(in super::super) const DEFAULT_SERVER: &str = "github";
+const DEFAULT_SERVER: &str = "github";
 /// REST base of the server that needs no table.
 const DEFAULT_BASE_URL: &str = "https://api.github.com/";
 /// The version that every supported server knows (GHES 3.17 and later, GHEC).
@@ -83,6 +83,24 @@ fn read_one(name: &str, table: &mut Table<'_>) -> Option<ServerSettings> {
         settings.body_bytes_max = bytes;
     }
     base_url.map(|_| settings)
+}
+
+/// The server that a table names, `github` where it names none.
+pub(super) fn chosen(
+    table: &mut Table<'_>,
+    servers: &BTreeMap<String, Option<ServerSettings>>,
+) -> Option<String> {
+    let name = table.text("server").unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+    if servers.contains_key(&name) {
+        return Some(name);
+    }
+    let known: Vec<_> = servers.keys().cloned().collect();
+    table.fault(
+        "server",
+        format!("there is no server {name:?}"),
+        format!("add [server.{name}] with its base_url, or write one of: {}", known.join(", ")),
+    );
+    None
 }
 
 fn base_url(name: &str, table: &mut Table<'_>) -> Option<Url> {

@@ -2,6 +2,8 @@
 
 use crate::archive::gap::ArchiveGap;
 use crate::health::Health;
+use crate::status::{ArchiveStatus, Board};
+use crate::time::rfc3339_ms;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +47,7 @@ pub struct ArchiverSnapshot {
 pub struct ArchiverStatus {
     now: Mutex<ArchiverSnapshot>,
     health: Arc<Health>,
+    board: Option<Arc<Board>>,
 }
 
 /// The part of [`Health`], and the name of the loop, that the archiver speaks for.
@@ -55,7 +58,15 @@ impl ArchiverStatus {
     /// A status that also tells `health` (part `archive`, loop `archiver`).
     pub fn new(health: Arc<Health>) -> Self {
         health.set_starting(PART, "the places from which it goes on are not found yet");
-        Self { now: Mutex::default(), health }
+        Self { now: Mutex::default(), health, board: None }
+    }
+
+    /// The same, posted to a board too.
+    #[must_use]
+    pub fn posting_to(mut self, board: Arc<Board>) -> Self {
+        board.post_archive(ArchiverSnapshot::default().for_board());
+        self.board = Some(board);
+        self
     }
 
     /// How things are.
@@ -85,6 +96,9 @@ impl ArchiverStatus {
 
     /// Tells health what is so now.
     fn tell(&self, now: &ArchiverSnapshot) {
+        if let Some(board) = &self.board {
+            board.post_archive(now.for_board());
+        }
         match now.degraded() {
             Some(reason) => self.health.set_degraded(PART, reason),
             None if now.placed => self.health.clear(PART),
@@ -153,6 +167,18 @@ impl ArchiverSnapshot {
             "{} archive gap(s) not acknowledged, the first: {first}; see `ghauditd archive list`",
             self.gaps.len()
         ))
+    }
+
+    fn for_board(&self) -> ArchiveStatus {
+        ArchiveStatus {
+            placed: self.placed,
+            partitions: self.partitions,
+            behind_records: self.lag_records,
+            behind_s: self.lag_seconds,
+            last_stored: self.last_stored_ms.map(rfc3339_ms),
+            gaps: self.gaps.len(),
+            trouble: self.degraded(),
+        }
     }
 
     fn slot(&mut self, side: Side) -> &mut Option<String> {

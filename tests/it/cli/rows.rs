@@ -20,7 +20,16 @@ type Row = (&'static str, String);
 
 /// One row for each message.
 pub(super) fn rows() -> Vec<Row> {
-    [file_rows(), entity_rows(), token_rows(), server_rows(), kafka_rows(), archive_rows()].concat()
+    [
+        file_rows(),
+        entity_rows(),
+        token_rows(),
+        credential_rows(),
+        server_rows(),
+        kafka_rows(),
+        archive_rows(),
+    ]
+    .concat()
 }
 
 /// `lines` after the entity's own.
@@ -125,6 +134,8 @@ fn entity_rows() -> Vec<Row> {
         ("entity retention nonsense", entity("retention.git = \"a week\"")),
         ("entity retention is no table", entity("retention = \"7d\"")),
         ("entity overlap of another type", entity("allow_overlap = \"yes\"")),
+        ("an age above every retention", section("[collect]\nsweep_ages = [\"1d\", \"181d\"]\n")),
+        ("no last look", entity("retention.git = \"6h\"")),
         ("overlap", second("organization", "acme", "")),
         ("overlap allowed by one", second("organization", "acme", "allow_overlap = true")),
         ("the same log twice", second("enterprise", "Acme-Inc", "")),
@@ -155,6 +166,61 @@ fn token_rows() -> Vec<Row> {
             changed("token_file = \"DIR/token\"", "token_credential = \"github\""),
         ),
         ("token file for everybody", changed("DIR/token", "DIR/public")),
+    ]
+}
+
+/// The entity with credentials in place of its token, and the tables of two.
+pub(super) fn pool(names: &str, lines: &str) -> String {
+    let entity = ENTITY.replace("token_file = \"DIR/token\"", &format!("credentials = {names}"));
+    let pool = "[credential.first]\ntoken_file = \"DIR/token\"\n\
+                [credential.second]\ntoken_file = \"DIR/other-token\"\n";
+    [pool, lines, "\n", &entity, KAFKA, NO_ARCHIVE].concat()
+}
+
+fn credential_rows() -> Vec<Row> {
+    let both = "[\"first\", \"second\"]";
+    vec![
+        ("credentials beside a token", {
+            let own = "credentials = [\"first\"]\ntoken_file = \"DIR/token\"";
+            pool(both, "").replace(&format!("credentials = {both}"), own)
+        }),
+        ("credential unknown", pool("[\"frist\", \"second\"]", "")),
+        ("credential unknown, far from all", pool("[\"first\", \"second\", \"app\"]", "")),
+        ("credential without any table", {
+            entity("").replace("token_file = \"DIR/token\"", "credentials = [\"first\"]")
+        }),
+        ("credential named twice", pool("[\"first\", \"second\", \"first\"]", "")),
+        ("credentials empty", pool("[]", "")),
+        ("credentials of another type", pool("5", "")),
+        ("credential is a token", pool("[\"first\", \"second\", \"ghp_secret\"]", "")),
+        ("credential nobody uses", pool("[\"first\"]", "")),
+        (
+            "credential of another server",
+            pool(
+                both,
+                "server = \"ghes\"\n[server.ghes]\nbase_url = \"https://ghes.example/api/v3/\"",
+            ),
+        ),
+        ("credential of no server", pool(both, "server = \"ghes\"")),
+        (
+            "credential twice",
+            pool(
+                "[\"first\", \"second\", \"third\"]",
+                "[credential.third]\ntoken_file = \"DIR/token\"",
+            ),
+        ),
+        (
+            "credential without anything",
+            pool("[\"first\", \"second\", \"third\"]", "[credential.third]"),
+        ),
+        (
+            "credential with a bad name",
+            pool(
+                "[\"first\", \"second\", \"Third Token\"]",
+                "[credential.\"Third Token\"]\ntoken_env = \"X\"",
+            ),
+        ),
+        ("credential is no table", ["credential = 5\n", &good()].concat()),
     ]
 }
 

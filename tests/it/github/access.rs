@@ -147,6 +147,52 @@ async fn token_that_was_exchanged_is_read_again_on_401() {
     assert_eq!(server.requests().len(), 2, "nothing is asked without a token");
 }
 
+/// Which credential a request is made with is the caller's choice, and what is said of it is about that one.
+#[tokio::test]
+async fn each_credential_is_its_own() {
+    let server = Server::start(|_, request| {
+        vec![Step::Send(match request.split("Bearer ").nth(1).and_then(|it| it.lines().next()) {
+            Some("good") => ok("", ENTRY),
+            Some("busy") => answer("429 Too Many Requests", "", b""),
+            _ => answer("401 Unauthorized", "", b""),
+        })]
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["good", "busy", "gone"];
+    let credentials = names.map(|name| {
+        overwrite(&dir.path().join(name), name);
+        credential(name, Access::Token(SecretSource::File(dir.path().join(name))))
+    });
+    let entity = EntitySettings {
+        credentials: credentials.to_vec(),
+        ..entity(EntityKind::Organization, Vec::new())
+    };
+    let client =
+        Client::new(&settings(&server.base()), &entity, Arc::new(Metrics::default())).unwrap();
+    assert_eq!(client.credentials(), names.map(CredentialId::new));
+    let fetch = async |name| client.fetch(request(None), None, &CredentialId::new(name)).await;
+    let waits = async |name| match fetch(name).await {
+        Err(SourceError::RateLimited { wait, .. }) => wait.as_secs(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waits("busy").await, 60);
+    assert_eq!(fetch("good").await.unwrap().entries.len(), 1);
+    assert_eq!(waits("busy").await, 120, "another one's success does not end its limit");
+    let error = fetch("gone").await.unwrap_err().to_string();
+    assert!(error.contains("credential gone") && error.contains("/gone"), "{error}");
+    let error = fetch("other").await.unwrap_err();
+    assert!(matches!(error, SourceError::Denied { .. }), "{error}");
+    assert_eq!(server.requests().len(), 4, "nothing is asked without a credential");
+
+    let generations = || names.map(|name| client.credential_generation(&CredentialId::new(name)));
+    let before = generations();
+    overwrite(&dir.path().join("gone"), "good");
+    let after = generations();
+    assert_eq!(before[..2], after[..2]);
+    assert_ne!(before[2], after[2]);
+    assert_eq!(fetch("gone").await.unwrap().entries.len(), 1);
+}
+
 fn overwrite(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
@@ -247,25 +293,17 @@ async fn https_against_plain_http_is_a_tls_error() {
 #[test]
 fn bad_authorities_are_refused_before_the_first_socket() {
     let dir = tempfile::tempdir().unwrap();
-    let entity = EntitySettings {
-        name: EntityName::try_from("octo".to_owned()).unwrap(),
-        kind: EntityKind::Organization,
-        slug: "octo".into(),
-        server: "hostile".into(),
-        token: TokenSource::File("/nonexistent".into()),
-        lanes: Vec::new(),
-    };
+    let none = credential("octo", Access::Token(SecretSource::File("/nonexistent".into())));
+    let entity = entity(EntityKind::Organization, vec![none]);
     let empty = dir.path().join("empty.pem");
     std::fs::write(&empty, "no certificate here").unwrap();
     for path in [dir.path().join("missing.pem"), empty] {
         let server =
             ServerSettings { ca_file: Some(path.clone()), ..settings("https://localhost/") };
-        let token = TokenReader::new(entity.token.clone());
-        let error = Client::new(&server, &entity, token, Arc::new(Metrics::default())).unwrap_err();
+        let error = Client::new(&server, &entity, Arc::new(Metrics::default())).unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
     let server = settings("http://ghe.example/api/v3/");
-    let token = TokenReader::new(entity.token.clone());
-    let error = Client::new(&server, &entity, token, Arc::new(Metrics::default())).unwrap_err();
+    let error = Client::new(&server, &entity, Arc::new(Metrics::default())).unwrap_err();
     assert!(error.to_string().contains("use https"), "{error}");
 }

@@ -23,6 +23,8 @@ pub(crate) struct World {
     pub(crate) brokers: String,
     pub(crate) prefix: String,
     entities: Vec<(EntityKind, String)>,
+    /// How many credentials the entities have; 1: a token of their own.
+    credentials: usize,
     archive: String,
 }
 
@@ -39,21 +41,25 @@ pub(crate) struct Differences {
 }
 
 impl World {
-    /// Starts the simulated GitHub, and writes a configuration with a `dir` archive. The daemon is not started.
+    /// Starts the simulated GitHub, and writes a configuration with a `dir` archive. The daemon is not started. Where there
+    /// are further tokens, all entities have the credentials `c0` (the first token), `c1` and so on.
     pub(crate) async fn new(name: &str, brokers: &str, mut config: SimConfig) -> Self {
         let token = secret_token();
         config.token.clone_from(&token);
         let entities = config.entities.iter().map(|it| (it.kind, it.slug.clone())).collect();
+        let further: Vec<_> = config.further_tokens.iter().map(|it| it.token.clone()).collect();
         let sim = Sim::start(config).await.unwrap();
         let daemon = Daemon::new(name);
-        let file = daemon.write("token", &token);
-        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-            .unwrap();
+        write_secret(&daemon, "token", &token);
+        for (number, token) in (1..).zip(&further) {
+            write_secret(&daemon, &format!("token{number}"), token);
+        }
         let mut world = Self {
             sim,
             prefix: unique(name),
             brokers: brokers.to_owned(),
             entities,
+            credentials: 1 + further.len(),
             archive: String::new(),
             daemon,
         };
@@ -84,6 +90,17 @@ impl World {
     pub(crate) fn configure(&self, more: &str) {
         let home = self.daemon.home();
         let mut entities = String::new();
+        let mut credentials = format!("token_file = {}", quoted(&home.join("token")));
+        if self.credentials > 1 {
+            let names: Vec<_> = (0..self.credentials).map(|it| format!("c{it}")).collect();
+            for (number, name) in names.iter().enumerate() {
+                let file = if number == 0 { "token".into() } else { format!("token{number}") };
+                let file = quoted(&home.join(file));
+                writeln!(entities, "[credential.{name}]\nserver = \"sim\"\ntoken_file = {file}")
+                    .unwrap();
+            }
+            credentials = format!("credentials = {names:?}");
+        }
         for (kind, slug) in &self.entities {
             let kind = match kind {
                 EntityKind::Enterprise => "enterprise",
@@ -91,8 +108,7 @@ impl World {
             };
             writeln!(
                 entities,
-                "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\ntoken_file = {}\nallow_overlap = true",
-                quoted(&home.join("token"))
+                "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\n{credentials}\nallow_overlap = true",
             )
             .unwrap();
         }
@@ -346,6 +362,12 @@ fn sequence_faults(records: &[KcatRecord]) -> Vec<String> {
         }
     }
     faults
+}
+
+/// A file that only its owner can read.
+fn write_secret(daemon: &Daemon, name: &str, text: &str) {
+    let file = daemon.write(name, text);
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 /// A path as a TOML string.
