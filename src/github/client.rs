@@ -3,6 +3,8 @@
 //! What is never done: follow a `Link` or redirect to another scheme, host or port; send the token anywhere else; keep
 //! more of an answer than the limits permit; put a URL, a token or a proxy's password into an error.
 
+mod graphql;
+
 use super::auth::{SecretError, TokenReader};
 use super::rate_limit::{Answer, Budget, Denial, Verdict, date_ms, judge};
 use super::{
@@ -10,10 +12,10 @@ use super::{
     ServerSettings, Source, SourceError,
 };
 use super::{denial, link, page, query};
-use crate::audit::{EntityKind, EntityName};
+use crate::audit::{EntityKind, EntityName, Lane};
 use crate::metrics::Metrics;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue, LINK, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LINK, LOCATION};
 use http::{HeaderName, StatusCode};
 use reqwest::Response;
 use std::error::Error;
@@ -138,6 +140,9 @@ pub struct Client {
     kind: EntityKind,
     slug: String,
     endpoint: Url,
+    graphql_endpoint: Url,
+    /// Whether the server is known to have an audit log in GraphQL.
+    graphql_offered: AtomicBool,
     ids: Vec<CredentialId>,
     pool: Vec<Pooled>,
     metrics: Arc<Metrics>,
@@ -194,6 +199,8 @@ impl Client {
             kind: entity.kind,
             slug: entity.slug.clone(),
             endpoint,
+            graphql_endpoint: super::graphql::endpoint(&server.base_url),
+            graphql_offered: AtomicBool::new(false),
             ids: entity.credentials.iter().map(|it| it.id.clone()).collect(),
             pool: entity.credentials.iter().map(Pooled::new).collect(),
             metrics,
@@ -225,32 +232,51 @@ impl Client {
         result
     }
 
-    /// One request with its redirects; a second one where the token turns out to be exchanged.
+    /// One page.
     async fn answer(
         &self,
         request: &PageRequest,
         page: Option<u64>,
         pooled: &Pooled,
     ) -> Result<Page, SourceError> {
+        if request.lane == Lane::GraphQl {
+            return self.graphql_page(request, pooled).await;
+        }
         let url = query::page_url(&self.endpoint, request, page);
+        let (response, token) = self.exchange(&url, None, pooled).await?;
+        self.read(response, request, page, (pooled, &token)).await
+    }
+
+    /// One request with its redirects; a second one where the token turns out to be exchanged. With a body it is a POST.
+    async fn exchange(
+        &self,
+        url: &Url,
+        body: Option<&Bytes>,
+        pooled: &Pooled,
+    ) -> Result<(Response, Arc<SecretText>), SourceError> {
         let no_token = |error: SecretError| self.no_token(pooled, &error);
         let mut token = pooled.token.secret().map_err(no_token)?;
-        let mut response = self.follow(&url, &token).await?;
+        let mut response = self.follow(url, body, &token).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let fresh = pooled.token.reread().map_err(no_token)?;
             if fresh != token {
                 token = fresh;
-                response = self.follow(&url, &token).await?;
+                response = self.follow(url, body, &token).await?;
             }
         }
-        self.read(response, request, page, (pooled, &token)).await
+        Ok((response, token))
     }
 
     /// Sends a request and follows its redirects: only 301, 302, 307, 308, and only on the configured server.
-    async fn follow(&self, url: &Url, token: &SecretText) -> Result<Response, SourceError> {
+    async fn follow(
+        &self,
+        url: &Url,
+        body: Option<&Bytes>,
+        token: &SecretText,
+    ) -> Result<Response, SourceError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send(url.clone(), token).await?;
+            let response = self.send(url.clone(), body, token).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 307 | 308) {
                 return Ok(response);
             }
@@ -271,15 +297,27 @@ impl Client {
     }
 
     /// One request up to the headers of its answer.
-    async fn send(&self, url: Url, token: &SecretText) -> Result<Response, SourceError> {
+    async fn send(
+        &self,
+        url: Url,
+        body: Option<&Bytes>,
+        token: &SecretText,
+    ) -> Result<Response, SourceError> {
         let mut bearer =
             HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| {
                 self.transport("connection", "cannot be asked: the token fits no header")
             })?;
         bearer.set_sensitive(true);
-        let request = self
-            .http
-            .get(url)
+        let request = match body {
+            Some(body) => self
+                .http
+                .post(url)
+                .header(CONTENT_TYPE, "application/json")
+                .header(HeaderName::from_static(super::graphql::NEXT_GLOBAL_ID), "1")
+                .body(body.clone()),
+            None => self.http.get(url),
+        };
+        let request = request
             .header(ACCEPT, "application/vnd.github+json")
             .header(
                 HeaderName::from_static("x-github-api-version"),

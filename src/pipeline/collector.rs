@@ -10,11 +10,13 @@ mod sink;
 mod source;
 
 use super::buffer::Buffer;
+use super::optional::Optional;
 use super::partition::{Opener, Partition};
 use super::pause::Pause;
 use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
 use super::schedule::{self, Decision, View, Wanted};
+use crate::audit::lane::LaneRules;
 use crate::audit::{Checkpoint, Lane, ServerClock, SliceKind};
 use crate::github::rate_limit::Budget;
 use crate::github::{Next, Page, PageRequest, Source, SourceError};
@@ -116,10 +118,19 @@ type Outcome = (Box<Planned>, Result<Committed, SinkError>);
 /// What a fetch is for.
 #[derive(Debug, Clone)]
 enum Purpose {
-    /// Only the `Date` matters.
-    Probe,
+    /// Only the `Date` matters, and whether there is such a lane.
+    Probe(Lane),
     /// A page of a slice.
     Page(Wanted),
+}
+
+impl Purpose {
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Probe(lane) => *lane,
+            Self::Page(wanted) => wanted.lane,
+        }
+    }
 }
 
 struct Collector<S: Source, O: Opener> {
@@ -131,6 +142,9 @@ struct Collector<S: Source, O: Opener> {
     buffer: Buffer,
     fetching: Option<(Purpose, BoxFuture<'static, Answer>)>,
     committing: Option<BoxFuture<'static, Outcome>>,
+    optional: Optional,
+    /// The rules of the lanes that are read now.
+    rules: BTreeMap<Lane, LaneRules>,
     tail_due: BTreeMap<Lane, i64>,
     poll_ms: BTreeMap<Lane, i64>,
     last_was_tail: bool,
@@ -157,6 +171,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
             github_now_ms: None,
             lanes: BTreeMap::new(),
         });
+        let optional = Optional::default();
+        let all = &parts.context.rules;
+        let rules = optional.changed(all, all, mono_ms()).unwrap_or_else(|| all.clone());
         let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
         Self {
             cancel,
@@ -169,6 +186,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
             parts,
             fetching: None,
             committing: None,
+            optional,
+            rules,
             tail_due: BTreeMap::new(),
             poll_ms: BTreeMap::new(),
             last_was_tail: false,
@@ -251,8 +270,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let credential = generation(&*self.parts.source);
         let changed = credential != self.credential;
         self.credential = credential;
-        let rules = &self.parts.context.rules;
-        if let Some(next) = schedule::reshape(&self.state, rules, clocks.now_s(), changed) {
+        if let Some(next) = schedule::reshape(&self.state, &self.rules, clocks.now_s(), changed) {
             let planned = plan::checkpoint_only(&self.parts.context, next, clocks);
             self.commit(planned);
         }
@@ -283,26 +301,35 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.fetching.is_some() || self.buffer.is_full() {
             return later;
         }
-        if self.source_pause.is_slow() {
+        if self.source_pause.is_slow() || self.optional.pause.is_slow() {
             let credential = generation(&*self.parts.source);
             if credential != self.tried_credential {
                 // the operator has given another token: tried at once
                 self.tried_credential = credential;
                 self.reshape_wanted = true;
                 self.source_pause.set(now);
+                self.optional.pause.set(now);
             }
         }
         if let Some(until) = self.source_pause.until(now) {
             return until.min(self.commit_wake(later));
         }
+        let all = &self.parts.context.rules;
+        if self.optional.is_to_ask(all, now) {
+            self.probe(Lane::GraphQl);
+            return later;
+        }
+        if let Some(rules) = self.optional.changed(all, &self.rules, now) {
+            self.rules = rules;
+        }
         if !self.clock.is_confirmed() {
-            self.probe();
+            self.probe(self.rules.keys().next().copied().unwrap_or(Lane::Web));
             return later;
         }
         let Some(now_ms) = self.clock.now_ms(now) else { return later };
         let view = View {
             checkpoint: &self.state,
-            rules: &self.parts.context.rules,
+            rules: &self.rules,
             ahead: self.buffer.ahead(),
             tail_due_mono_ms: &self.tail_due,
             last_was_tail: self.last_was_tail,
@@ -342,12 +369,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
         }
     }
 
-    fn probe(&mut self) {
-        let lane = self.parts.context.rules.keys().next().copied().unwrap_or(Lane::Web);
+    fn probe(&mut self, lane: Lane) {
         let from_s = self.clock.now_ms(mono_ms()).unwrap_or_else(wall_ms).div_euclid(1000);
         let query = crate::audit::slice::Query { from_s, to_s: None };
         let request = PageRequest { lane, query, cursor: None, per_page: 1 };
-        self.ask(Purpose::Probe, request, None);
+        self.ask(Purpose::Probe(lane), request, None);
     }
 
     fn fetch(&mut self, wanted: Wanted) {
@@ -375,13 +401,13 @@ impl<S: Source, O: Opener> Collector<S, O> {
             (Ok(page), purpose) => {
                 let now = mono_ms();
                 self.clock.observe(page.date_ms.unwrap_or_else(wall_ms), now);
-                self.source_works();
-                self.keep_reserve(&page, now);
+                self.source_works(purpose.lane());
+                self.keep_reserve(&page, purpose.lane(), now);
                 match purpose {
                     // asked again at once: two more answers decide what time it is, and what has expired by then
                     Purpose::Page(_) if self.clock.is_in_doubt() => {}
                     Purpose::Page(wanted) => self.accept(wanted, page, false),
-                    Purpose::Probe => {}
+                    Purpose::Probe(_) => {}
                 }
             }
             (Err(error), purpose) => self.refused(error, purpose),
@@ -451,7 +477,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         self.parts.board.post_entity(status);
         let now_s = now_ms.div_euclid(1000);
         let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
-        for (&lane, rules) in &self.parts.context.rules {
+        for (&lane, rules) in &self.rules {
             let Some(state) = self.state.lanes.get(&lane) else { continue };
             let runway = schedule::runway_s(state, rules, now_s).map(seconds);
             metrics.runway(name, lane, runway);
