@@ -15,7 +15,9 @@ use super::{denial, link, page, query};
 use crate::audit::{EntityKind, EntityName, Lane};
 use crate::metrics::Metrics;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LINK, LOCATION};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LINK, LOCATION,
+};
 use http::{HeaderName, StatusCode};
 use reqwest::Response;
 use std::error::Error;

@@ -14,6 +14,8 @@ mod faults;
 #[cfg(test)]
 mod github;
 #[cfg(test)]
+mod graphql;
+#[cfg(test)]
 mod kafka;
 #[cfg(test)]
 mod operator;

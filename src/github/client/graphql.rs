@@ -9,8 +9,8 @@ use crate::github::link;
 use crate::github::rate_limit::{Budget, date_ms};
 use crate::github::{Next, Page, PageRequest, SecretText, SourceError};
 use bytes::Bytes;
-use http::header::{DATE, HeaderMap};
 use http::StatusCode;
+use http::header::{DATE, HeaderMap};
 use reqwest::Response;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -127,7 +127,8 @@ impl Client {
     ) -> SourceError {
         let Accepted { headers, date_ms, token, .. } = accepted;
         let said = faults.iter().map(|fault| fault.message.as_str()).find(|it| !it.is_empty());
-        let message = crate::github::denial::without_secret(said.unwrap_or_default(), token.expose());
+        let message =
+            crate::github::denial::without_secret(said.unwrap_or_default(), token.expose());
         let now_s = date_ms.unwrap_or_else(crate::time::wall_ms) / 1000;
         let in_a_row = pooled.secondary_in_a_row.load(Ordering::Relaxed);
         match judge(faults, headers, now_s, in_a_row) {
@@ -137,14 +138,18 @@ impl Client {
                 }
                 SourceError::RateLimited { reason, wait, budget: Budget::from_headers(headers) }
             }
-            Meaning::Denied(denial) => match self.denied(denial, StatusCode::OK, &message, pooled) {
-                SourceError::Denied { reason, message, remedy } => SourceError::Denied {
-                    reason,
-                    message: format!("{message} in GraphQL"),
-                    remedy: format!("{remedy}; or take \"graphql\" out of the entity's `lanes`"),
-                },
-                other => other,
-            },
+            Meaning::Denied(denial) => {
+                match self.denied(denial, StatusCode::OK, &message, pooled) {
+                    SourceError::Denied { reason, message, remedy } => SourceError::Denied {
+                        reason,
+                        message: format!("{message} in GraphQL"),
+                        remedy: format!(
+                            "{remedy}; or take \"graphql\" out of the entity's `lanes`"
+                        ),
+                    },
+                    other => other,
+                }
+            }
             Meaning::NotOffered => self.not_offered(&message),
             Meaning::Refused => SourceError::Refused { status: 200, message },
             Meaning::Failed => {
