@@ -313,7 +313,7 @@ mod tests {
         EntityContext {
             name: EntityName::try_from("acme".to_owned()).unwrap(),
             state_partition: 3,
-            rules: Lane::REST.into_iter().map(|lane| (lane, rules(lane))).collect(),
+            rules: Lane::ALL.into_iter().map(|lane| (lane, rules(lane))).collect(),
             value_bytes_max: super::super::record::VALUE_BYTES_MAX,
             source: Bytes::from_static(b"https://api.github.com/orgs/acme"),
             key: Bytes::from_static(b"acme"),
@@ -415,6 +415,41 @@ mod tests {
         let planned = plan_with(&mut buckets, &context, &committed.unwrap(), &[page]);
         assert_eq!(data(&planned).len(), 1, "A, B, A makes one revision; C is another");
         assert_eq!(header_of(data(&planned)[0], header::SEQ), Some("44"));
+    }
+
+    /// One entry by two ways in, whose times differ by minutes and lie in two hours: the first one counts, and what is a
+    /// revision is told within each way alone.
+    #[test]
+    fn an_entry_that_both_ways_show_comes_once_whichever_is_first() {
+        let hour_ms = NOW_MS - NOW_MS.rem_euclid(3_600_000) - 7_200_000;
+        let at = |body, ms| Entry { timestamp_ms: Some(ms), ..entry("a", body) };
+        let by = |lane, entries| Fetched { lane, ..fetched(entries) };
+        let times = [hour_ms - 120_000, hour_ms + 120_000];
+        for (first, second) in [(Lane::Web, Lane::GraphQl), (Lane::GraphQl, Lane::Web)] {
+            for (one, other) in [(times[0], times[1]), (times[1], times[0])] {
+                let (_dir, mut buckets) = buckets();
+                let context = context();
+                let mut state = state(&context);
+                let mut commit = |pages: &[Fetched]| {
+                    let mut planned = plan_with(&mut buckets, &context, &state, pages);
+                    buckets.commit(&context.name, &mut planned.pending).unwrap();
+                    state = planned.next.clone();
+                    let of = |record: &&Record, name| header_of(record, name).map(str::to_owned);
+                    let records = data(&planned);
+                    let shown = records.iter().map(|record| {
+                        (of(record, header::LANE).unwrap(), of(record, header::REVISION).is_some())
+                    });
+                    shown.collect::<Vec<_>>()
+                };
+                let came = commit(&[by(first, vec![at("{1}", one)])]);
+                assert_eq!(came, [(first.as_str().to_owned(), false)]);
+                assert_eq!(commit(&[by(second, vec![at("{2}", other)])]), []);
+                assert_eq!(commit(&[by(second, vec![at("{2}", other)])]), []);
+                assert_eq!(commit(&[by(first, vec![at("{1}", one)])]), []);
+                let revised = commit(&[by(second, vec![at("{3}", other)])]);
+                assert_eq!(revised, [(second.as_str().to_owned(), true)]);
+            }
+        }
     }
 
     #[test]
