@@ -97,7 +97,7 @@ impl State {
         let Some((number, entity)) = self.entity(&target) else {
             let message =
                 format!("Could not resolve to an Organization with the login of '{login}'.");
-            let answer = fault("NOT_FOUND", &message, json!({"organization": null}));
+            let answer = fault("NOT_FOUND", &message, &json!({"organization": null}));
             return Reaction { answer, plan: Plan::none(0) };
         };
         let plan = self.plan(number, Lane::GraphQl);
@@ -119,11 +119,11 @@ impl State {
     fn graphql_fault(&self, asked: &Asked<'_>, plan: &Plan) -> Option<Answer> {
         let data = json!({"organization": {"auditLog": null}});
         Some(match plan.reply? {
-            Reply::Forbidden => fault("INSUFFICIENT_SCOPES", SCOPES, data),
+            Reply::Forbidden => fault("INSUFFICIENT_SCOPES", SCOPES, &data),
             Reply::NotFound => fault(
                 "NOT_FOUND",
                 "Could not resolve to an Organization.",
-                json!({"organization": null}),
+                &json!({"organization": null}),
             ),
             Reply::Sso => {
                 let mut error =
@@ -188,7 +188,7 @@ impl State {
             return fault(
                 "ARGUMENT_ERROR",
                 "`query` is not valid.",
-                json!({"organization": {"auditLog": null}}),
+                &json!({"organization": {"auditLog": null}}),
             );
         };
         let first = asked.variables.get("first").and_then(Value::as_u64).unwrap_or(0);
@@ -196,7 +196,7 @@ impl State {
             return fault(
                 "EXCESSIVE_PAGINATION",
                 "`first` must be between 1 and 100.",
-                Value::Null,
+                &Value::Null,
             );
         }
         let query = Query {
@@ -214,15 +214,8 @@ impl State {
             page.rows.truncate(page.rows.len() / 2);
             page.more = true;
         }
-        let body = written(entity, &page.rows, page.more, plan, self.points_left(standing));
+        let body = written(entity, &page.rows, page.more, plan, &points_left(standing));
         self.send_graphql(asked, plan, body, page.rows.len())
-    }
-
-    fn points_left(&self, standing: Option<Standing>) -> Value {
-        let Some(standing) = standing else { return Value::Null };
-        let remaining = standing.limit.saturating_sub(standing.used);
-        let reset_at = crate::time::rfc3339_s(standing.reset_s);
-        json!({"cost": 1, "limit": standing.limit, "remaining": remaining, "resetAt": reset_at})
     }
 
     fn send_graphql(&self, asked: &Asked<'_>, plan: &Plan, body: String, rows: usize) -> Answer {
@@ -237,8 +230,16 @@ impl State {
     }
 }
 
+/// `rateLimit`: null where there is no limit.
+fn points_left(standing: Option<Standing>) -> Value {
+    let Some(standing) = standing else { return Value::Null };
+    let remaining = standing.limit.saturating_sub(standing.used);
+    let reset_at = crate::time::rfc3339_s(standing.reset_s);
+    json!({"cost": 1, "limit": standing.limit, "remaining": remaining, "resetAt": reset_at})
+}
+
 /// The body of a page. With a fault that gives a part only, half of it and an error.
-fn written(entity: &EntityLog, rows: &[Row], more: bool, plan: &Plan, left: Value) -> String {
+fn written(entity: &EntityLog, rows: &[Row], more: bool, plan: &Plan, left: &Value) -> String {
     let partial = plan.graphql.partial && !rows.is_empty();
     let shown = if partial { rows.len() / 2 } else { rows.len() };
     let hole = plan.graphql.null.then(|| usize_of(plan.draw >> 8).checked_rem(shown)).flatten();
@@ -269,7 +270,7 @@ fn error(kind: &str, message: &str) -> Value {
     json!({"type": kind, "message": message, "path": ["organization"], "locations": [{"line": 1, "column": 1}]})
 }
 
-fn fault(kind: &str, message: &str, data: Value) -> Answer {
+fn fault(kind: &str, message: &str, data: &Value) -> Answer {
     ok(&json!({"data": data, "errors": [error(kind, message)]}))
 }
 
@@ -284,7 +285,7 @@ fn bad_cursor() -> Answer {
     fault(
         "INVALID_CURSOR_ARGUMENTS",
         "`after` does not appear to be a valid cursor.",
-        json!({"organization": null}),
+        &json!({"organization": null}),
     )
 }
 
