@@ -1,6 +1,10 @@
-//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`], [`plan`].
+//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`],
+//! [`allot`], [`budget`], [`plan`].
 
+pub mod allot;
+pub mod arbiter;
 pub mod archiver;
+pub mod budget;
 pub mod buffer;
 pub mod collector;
 pub mod cost;
