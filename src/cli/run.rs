@@ -80,6 +80,7 @@ fn only_under_systemd(config: &Config) -> Vec<Fault> {
                     format!("entity[{}].token_credential", entity.name)
                 }
                 Access::Token(_) => format!("credential.{}.token_credential", credential.id),
+                Access::App(_) => format!("credential.{}.private_key_credential", credential.id),
             };
             faults.push(Fault {
                 key: place,

@@ -183,6 +183,14 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Text, or a whole number as text.
+    pub(super) fn text_or_number(&mut self, key: &'static str) -> Option<String> {
+        match self.raw(key).map(|value| &value.kind) {
+            Some(ValueKind::I64(number)) => Some(number.to_string()),
+            _ => self.text(key),
+        }
+    }
+
     /// `true` or `false`.
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         let Some(value) = self.raw(key) else { return default };

@@ -48,6 +48,19 @@ pub struct CredentialSettings {
 pub enum Access {
     /// A personal access token.
     Token(SecretSource),
+    /// A GitHub App: short-lived tokens of its installation on the entity.
+    App(AppSettings),
+}
+
+/// A GitHub App that is installed on the entities which it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppSettings {
+    /// Client id (recommended by GitHub) or app id: who signs.
+    pub app: String,
+    /// Its private key, PEM.
+    pub key: SecretSource,
+    /// The installation; `None`: found by itself.
+    pub installation: Option<u64>,
 }
 
 impl CredentialSettings {
@@ -55,6 +68,7 @@ impl CredentialSettings {
     pub fn secret(&self) -> &SecretSource {
         match &self.access {
             Access::Token(source) => source,
+            Access::App(app) => &app.key,
         }
     }
 }

@@ -6,14 +6,29 @@ use crate::audit::EntityKind;
 /// Longest text of GitHub's that is passed on, in characters.
 const SAID_CHARS_MAX: usize = 300;
 
-/// What the operator can do about a denial. `place` says where the token comes from.
+/// Who was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A token, from this place.
+    Token(String),
+    /// An installation of the GitHub App with this client id or app id.
+    App(String),
+}
+
+/// What the operator can do about a denial.
 ///
 /// Scopes and permissions: docs.github.com, "REST API endpoints for enterprise audit logs" and "Permissions required for
 /// fine-grained personal access tokens".
-pub fn remedy(denial: Denial, kind: EntityKind, place: &str, api_version: &str) -> String {
-    let permission = permission(kind);
-    match denial {
-        Denial::Unauthorized => {
+pub fn remedy(denial: Denial, kind: EntityKind, holder: &Holder, api_version: &str) -> String {
+    let what_it_needs = match holder {
+        Holder::Token(_) => permission(kind).to_owned(),
+        Holder::App(app) => format!(
+            "give App {app} the {} in its settings, and have an owner accept that in the installation's",
+            app_permission(kind)
+        ),
+    };
+    match (denial, holder) {
+        (Denial::Unauthorized, Holder::Token(place)) => {
             // systemd hands a copy to the process: the original is another file
             let renew = if place.starts_with("systemd credential") {
                 "write a valid one to the file that LoadCredential= names, and restart the unit"
@@ -24,18 +39,42 @@ pub fn remedy(denial: Denial, kind: EntityKind, place: &str, api_version: &str) 
             };
             format!("the token from {place} is wrong, expired or revoked; {renew}")
         }
-        Denial::Forbidden => permission.to_owned(),
-        Denial::Sso => format!(
+        (Denial::Unauthorized, Holder::App(app)) => format!(
+            "GitHub refuses a token that it has just made for App {app}; see in the settings of the {} that the App is \
+             installed and not suspended",
+            kind_word(kind)
+        ),
+        (Denial::Forbidden, _) => what_it_needs,
+        (Denial::Sso, Holder::Token(place)) => format!(
             "authorize the token from {place} for single sign-on of this organization (GitHub: Settings, Developer \
              settings, the token, Configure SSO)"
         ),
-        Denial::NotFound => format!(
-            "check `slug`, `kind` and the server's `base_url` (GHES: https://HOST/api/v3/); GitHub says 404 also where the \
-             permission is missing: {permission}"
+        (Denial::Sso, Holder::App(app)) => format!(
+            "see in the settings of the {} that its single sign-on lets App {app} in",
+            kind_word(kind)
         ),
-        Denial::Gone => format!(
+        (Denial::NotFound, _) => format!(
+            "check `slug`, `kind` and the server's `base_url` (GHES: https://HOST/api/v3/); GitHub says 404 also where the \
+             permission is missing: {what_it_needs}"
+        ),
+        (Denial::Gone, _) => format!(
             "this server no longer speaks API version {api_version}; set the server's `api_version` to one that it does"
         ),
+    }
+}
+
+/// `enterprise` or `organization`.
+pub fn kind_word(kind: EntityKind) -> &'static str {
+    match kind {
+        EntityKind::Enterprise => "enterprise",
+        EntityKind::Organization => "organization",
+    }
+}
+
+fn app_permission(kind: EntityKind) -> &'static str {
+    match kind {
+        EntityKind::Enterprise => "enterprise permission \"Enterprise administration\" read",
+        EntityKind::Organization => "organization permission \"Administration\" read",
     }
 }
 
@@ -90,8 +129,12 @@ mod tests {
                 (Denial::NotFound, "`slug`"),
                 (Denial::Gone, "2022-11-28"),
             ] {
-                let text = remedy(denial, kind, "/run/token", "2022-11-28");
+                let token = Holder::Token("/run/token".into());
+                let text = remedy(denial, kind, &token, "2022-11-28");
                 assert!(text.contains(part), "{text}");
+                let text = remedy(denial, kind, &Holder::App("Iv1".into()), "2022-11-28");
+                assert!(text.contains("Iv1") || denial == Denial::Gone, "{text}");
+                assert!(!text.contains("token's user"), "{text}");
             }
         }
     }
@@ -109,7 +152,10 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_where_it_comes_from() {
-        let told = |place| remedy(Denial::Unauthorized, EntityKind::Enterprise, place, "v");
+        let told = |place: &str| {
+            let token = Holder::Token(place.into());
+            remedy(Denial::Unauthorized, EntityKind::Enterprise, &token, "v")
+        };
         assert!(told("/etc/token").ends_with("it is read again by itself"));
         assert!(told("systemd credential t").ends_with("restart the unit"));
         assert!(told("environment variable T").ends_with("and restart"));

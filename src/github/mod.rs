@@ -1,22 +1,26 @@
 //! Where entries come from: GitHub's REST audit log, and what is left of the one in GraphQL.
 //!
-//! Speakers: [`client`] (HTTP), [`auth`] (reads tokens). Pure: [`page`] (with
-//! [`fact`]), [`link`], [`rate_limit`], [`query`], [`denial`].
+//! Speakers: [`client`] (pages over HTTP) with `access` and `app` (tokens of GitHub Apps), [`auth`] (reads secrets). Pure:
+//! [`jwt`], [`page`] (with [`fact`]), [`link`], [`rate_limit`], [`query`], [`denial`].
 
+mod access;
+mod app;
 pub mod auth;
 pub mod client;
 mod credential;
 pub mod denial;
 pub mod fact;
 pub mod graphql;
+mod installation;
 pub mod jwt;
 pub mod link;
 pub mod page;
 pub mod query;
 pub mod rate_limit;
 mod scan;
+mod wire;
 
-pub use credential::{Access, CredentialId, CredentialSettings, SecretSource};
+pub use credential::{Access, AppSettings, CredentialId, CredentialSettings, SecretSource};
 
 use crate::audit::slice::Query;
 use crate::audit::{Cursor, EntityKind, EntityName, Entry, Lane};

@@ -38,8 +38,7 @@ pub struct Optional {
 impl Optional {
     /// Of an entity that reads the lanes of these rules.
     pub fn new(rules: &BTreeMap<Lane, LaneRules>) -> Self {
-        let (own, rest) =
-            rules.clone().into_iter().partition(|(lane, _)| *lane == Lane::GraphQl);
+        let (own, rest) = rules.clone().into_iter().partition(|(lane, _)| *lane == Lane::GraphQl);
         let pause = Pause::new(Duration::from_millis(500), Duration::from_mins(5));
         Self { known: Known::Nothing, rest, own, pause, way: 0, last_was_tail: false }
     }

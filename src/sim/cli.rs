@@ -1,12 +1,13 @@
 //! `ghauditd sim`: a simulated GitHub on its own.
 
-use super::config::{DAY_S, SimClock, SimConfig, SimEntity, Traffic};
+use super::config::{DAY_S, SimApp, SimClock, SimConfig, SimEntity, SimToken, Traffic};
 use super::faults::{FaultError, Faults};
 use super::server::Sim;
 use crate::audit::EntityKind;
+use crate::github::jwt::AppKey;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Serve GitHub's audit-log REST API with made-up entries, for trying and testing.
 ///
@@ -26,6 +27,12 @@ pub struct SimArgs {
     /// The accepted bearer token. It is no secret.
     #[arg(long, default_value = "simulated-token")]
     pub token: String,
+    /// Another accepted token; with =USER it shares a budget with the other tokens of that user. Can be given several times.
+    #[arg(long, value_name = "TOKEN[=USER]", value_parser = further_token)]
+    pub further_token: Vec<SimToken>,
+    /// Private key (PEM) of a GitHub App with id 12345 and client id `Iv23liSimulated`, installed on every entity.
+    #[arg(long, value_name = "FILE")]
+    pub app_key: Option<PathBuf>,
     /// Web entries in the past.
     #[arg(long, value_name = "ENTRIES", default_value_t = 20_000)]
     pub history_web: u64,
@@ -44,7 +51,7 @@ pub struct SimArgs {
     /// Days that Git entries are kept; 0: for ever.
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     pub retention_git: u32,
-    /// Requests per hour for each token and entity; 0: no limit. GitHub's own limit is 1750.
+    /// Requests per hour for each user and entity; 0: no limit. GitHub's own limit is 1750.
     #[arg(long, value_name = "REQUESTS", default_value_t = 1_750)]
     pub rate_limit: u64,
     /// Start of the simulated clock, for example 2026-01-01T00:00:00Z; default: now.
@@ -85,6 +92,14 @@ pub enum SimError {
     /// A `--fault` without a value.
     #[error("--fault {0:?} is not NAME=VALUE: `ghauditd sim --list-faults` names them")]
     NotAssigned(String),
+    /// The key of the App.
+    #[error("--app-key {path}: {fault}")]
+    AppKey {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        fault: String,
+    },
     /// Listening or writing failed.
     #[error("simulated GitHub on {address}: {error}")]
     Io {
@@ -103,6 +118,25 @@ fn entity(text: &str) -> Result<(EntityKind, String), String> {
         Some(("org", slug)) if !slug.is_empty() => Ok((EntityKind::Organization, slug.to_owned())),
         _ => Err("not enterprise:SLUG or org:SLUG".to_owned()),
     }
+}
+
+fn further_token(text: &str) -> Result<SimToken, String> {
+    let (token, user) = match text.split_once('=') {
+        Some((token, user)) => (token, Some(user.to_owned())),
+        None => (text, None),
+    };
+    let named = user.as_ref().is_none_or(|user| !user.is_empty());
+    if token.is_empty() || !named {
+        return Err("not TOKEN or TOKEN=USER".to_owned());
+    }
+    Ok(SimToken { user, ..SimToken::new(token) })
+}
+
+fn app(path: &Path) -> Result<SimApp, SimError> {
+    let fault = |fault: String| SimError::AppKey { path: path.display().to_string(), fault };
+    let pem = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+    let key = AppKey::from_pem(&pem).map_err(|words| fault(words.to_owned()))?;
+    Ok(SimApp::new(&key))
 }
 
 impl SimArgs {
@@ -135,6 +169,8 @@ impl SimArgs {
             entities: entities.collect(),
             clock: SimClock { start_ms, speed: self.speed },
             token: self.token.clone(),
+            further_tokens: self.further_token.clone(),
+            apps: self.app_key.as_deref().map(app).transpose()?.into_iter().collect(),
             rate_limit_per_hour: self.rate_limit,
             tls: self.tls_ca.is_some(),
             listen: self.listen,
@@ -217,12 +253,16 @@ mod tests {
             "--nasty",
             "--fault",
             "late=0.5",
+            "--further-token",
+            "b=octocat",
         ]);
         let config = args.config().unwrap();
         let [entity] = config.entities.as_slice() else { panic!("one entity") };
         assert_eq!((entity.kind, entity.slug.as_str()), (EntityKind::Organization, "octo"));
         assert_eq!((entity.git.retention_s, entity.web.retention_s), (None, Some(180 * DAY_S)));
         assert_eq!(config.faults, Faults { late: 0.5, ..Faults::nasty() });
+        let user = Some("octocat".to_owned());
+        assert_eq!(config.further_tokens, [SimToken { user, ..SimToken::new("b") }]);
     }
 
     #[test]
@@ -231,5 +271,8 @@ mod tests {
         assert!(refused("lat=1").contains("--list-faults"));
         assert!(refused("late").contains("NAME=VALUE"));
         assert!(Program::try_parse_from(["sim", "--entity", "user:x"]).is_err());
+        assert!(Program::try_parse_from(["sim", "--further-token", "a="]).is_err());
+        let error = parsed(&["--app-key", "/nonexistent"]).config().unwrap_err().to_string();
+        assert!(error.contains("/nonexistent"), "{error}");
     }
 }

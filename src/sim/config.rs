@@ -2,6 +2,7 @@
 
 use super::faults::Faults;
 use crate::audit::{EntityKind, Lane};
+use crate::github::jwt::AppKey;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -19,9 +20,11 @@ pub struct SimConfig {
     pub clock: SimClock,
     /// The accepted bearer token.
     pub token: String,
-    /// Further accepted tokens, each with a budget of its own.
+    /// Further accepted tokens.
     pub further_tokens: Vec<SimToken>,
-    /// Requests per window (a simulated hour) for each token and entity; 0: no limit and, as on GHES, no headers that tell it.
+    /// GitHub Apps.
+    pub apps: Vec<SimApp>,
+    /// Requests per window (a simulated hour) for each user and entity; 0: no limit and, as on GHES, no headers that tell it.
     /// GitHub's own figure is 1,750.
     pub rate_limit_per_hour: u64,
     /// Length of the window that the limit is for, simulated seconds. GitHub's is an hour; it once announced 15 requests
@@ -55,6 +58,7 @@ impl Default for SimConfig {
             clock: SimClock::default(),
             token: "simulated-token".to_owned(),
             further_tokens: Vec::new(),
+            apps: Vec::new(),
             rate_limit_per_hour: 0,
             rate_limit_window_s: 3_600,
             mirrors: Vec::new(),
@@ -69,13 +73,73 @@ impl Default for SimConfig {
     }
 }
 
-/// A token that is accepted beside the first one.
-#[derive(Debug, Clone)]
+/// A token that is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimToken {
     /// The token.
     pub token: String,
+    /// Whose it is: tokens of one user share a budget. `None`: of a user of its own.
+    pub user: Option<String>,
     /// Its own limit in place of [`SimConfig::rate_limit_per_hour`].
     pub rate_limit_per_hour: Option<u64>,
+}
+
+impl SimToken {
+    /// The token of a user of its own.
+    pub fn new(token: &str) -> Self {
+        Self { token: token.to_owned(), user: None, rate_limit_per_hour: None }
+    }
+}
+
+/// A GitHub App.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimApp {
+    /// App id.
+    pub id: u64,
+    /// Client id.
+    pub client_id: String,
+    /// The public key that its JWTs are checked with, DER (PKCS#1).
+    pub public_key: Vec<u8>,
+    /// Where it is installed; empty: on every entity, from number 1000 on.
+    pub installations: Vec<SimInstallation>,
+    /// How long a token of an installation lives, simulated seconds.
+    pub token_life_s: i64,
+    /// The limit of each installation in place of [`SimConfig::rate_limit_per_hour`].
+    pub rate_limit_per_hour: Option<u64>,
+}
+
+impl SimApp {
+    /// App 12345 alias `Iv23liSimulated` with this key, installed everywhere, whose tokens live an hour.
+    pub fn new(key: &AppKey) -> Self {
+        Self {
+            id: 12_345,
+            client_id: "Iv23liSimulated".to_owned(),
+            public_key: key.public_der().to_vec(),
+            installations: Vec::new(),
+            token_life_s: 3_600,
+            rate_limit_per_hour: None,
+        }
+    }
+}
+
+/// An App on an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimInstallation {
+    /// Its number.
+    pub id: u64,
+    /// Kind of account.
+    pub kind: EntityKind,
+    /// Slug or login of the account.
+    pub slug: String,
+    /// Suspended by an owner.
+    pub suspended: bool,
+}
+
+impl SimInstallation {
+    /// One that is not suspended.
+    pub fn new(id: u64, kind: EntityKind, slug: &str) -> Self {
+        Self { id, kind, slug: slug.to_owned(), suspended: false }
+    }
 }
 
 /// One enterprise or organization.

@@ -248,6 +248,14 @@ faults! {
     primary_limit: f64 = 0.0;
     /// Request: a secondary limit, with `retry-after`.
     secondary_limit: f64 = 0.0;
+    /// Limits: one budget of a user for all entities, not one for each.
+    budget_of_all_entities: bool = false;
+    /// Limits: so many requests of each window are made by others with the same user, evenly.
+    foreign_requests: u64 = 0;
+    /// Apps: 500 in place of a token.
+    no_token_made: bool = false;
+    /// Apps: no `GET /enterprises/{enterprise}/installation`, as before May 2026.
+    no_enterprise_installation: bool = false;
     /// Request: that `retry-after`, seconds.
     secondary_retry_after_s: u64 = 1;
     /// Request: a secondary limit that only its message tells.

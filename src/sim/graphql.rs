@@ -3,6 +3,7 @@
 //! Of the language only as much is understood as is needed to see what is asked: names by the depth of their braces.
 //! What is asked besides is answered with an error, as GitHub answers a field that it does not have.
 
+use super::access::Who;
 use super::answer::Answer;
 use super::cursor::Place;
 use super::disturb;
@@ -41,20 +42,14 @@ pub(crate) struct Reaction {
 struct Asked<'a> {
     request: &'a Parts,
     variables: &'a Value,
-    token: &'a str,
+    user: String,
     limited: bool,
     now: i64,
 }
 
 impl State {
-    /// Answers a request of this token, whose limit may be 0 for none.
-    pub(crate) fn graphql(
-        &self,
-        request: &Parts,
-        body: &[u8],
-        (token, limit): (&str, u64),
-        now: i64,
-    ) -> Reaction {
+    /// Answers a request.
+    pub(crate) fn graphql(&self, request: &Parts, body: &[u8], who: &Who, now: i64) -> Reaction {
         let Ok(body) = serde_json::from_slice::<Value>(body) else {
             let answer = Answer::message(
                 StatusCode::BAD_REQUEST,
@@ -65,7 +60,8 @@ impl State {
         };
         let query = body.get("query").and_then(Value::as_str).unwrap_or_default();
         let variables = body.get("variables").unwrap_or(&Value::Null);
-        let asked = Asked { request, variables, token, limited: limit > 0, now };
+        let user = format!("graphql/{}", who.user);
+        let asked = Asked { request, variables, user, limited: who.limit > 0, now };
         let fields = names(query, 1);
         if fields == ["__type"] {
             return Reaction { answer: self.introspection(&asked), plan: Plan::none(0) };
@@ -102,7 +98,7 @@ impl State {
         };
         let plan = self.plan(number, Lane::GraphQl);
         let points = if asked.limited { POINTS } else { 0 };
-        let standing = lock(&self.limits).count(asked.token, BUDGET, points, asked.now);
+        let standing = lock(&self.limits).count(&asked.user, BUDGET, points, asked.now);
         let mut answer = match standing {
             Some(standing) if standing.exceeded => rate_limited(),
             _ => self

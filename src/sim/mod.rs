@@ -11,9 +11,11 @@
 //! So a log of a million entries costs no memory, two runs with the same seed and the same start of the clock have the same log, and
 //! [`Sim::journal`] can tell afterwards everything that was ever visible.
 //!
-//! Reading order: `config`, `faults`, `timeline`, `log`, `service`, `listener`.
+//! Reading order: `config`, `faults`, `access`, `timeline`, `log`, `service`, `listener`.
 
+mod access;
 mod answer;
+mod apps;
 mod body;
 mod catalogue;
 pub mod cli;
@@ -42,7 +44,7 @@ mod stats;
 mod timeline;
 mod tls;
 
-pub use config::{SimClock, SimConfig, SimEntity, SimToken, Traffic};
+pub use config::{SimApp, SimClock, SimConfig, SimEntity, SimInstallation, SimToken, Traffic};
 pub use faults::{FaultError, Faults};
 pub use journal::JournalEntry;
 pub use server::{Sim, serve_forever};

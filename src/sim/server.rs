@@ -1,7 +1,7 @@
 //! Starts and stops a simulated GitHub.
 
 use super::answer::Answer;
-use super::config::SimConfig;
+use super::config::{SimConfig, SimInstallation, SimToken};
 use super::faults::Faults;
 use super::journal::{self, JournalEntry};
 use super::listener::{Answerer, accept};
@@ -115,7 +115,38 @@ impl Sim {
 
     /// Accepts another token in place of the first one, which is then refused with 401.
     pub fn set_token(&self, token: impl Into<String>) {
-        self.state.set_token(token.into());
+        lock(&self.state.access).set_first(token.into());
+    }
+
+    /// Accepts a further token.
+    pub fn accept_token(&self, token: SimToken) {
+        lock(&self.state.access).accept(token);
+    }
+
+    /// Refuses a token with 401 from now on.
+    pub fn revoke_token(&self, token: &str) {
+        lock(&self.state.access).revoke(token);
+    }
+
+    /// Refuses all tokens of installations that were made so far.
+    pub fn revoke_installation_tokens(&self) {
+        lock(&self.state.access).revoke_made();
+    }
+
+    /// Changes what an App is installed on. Tokens of an installation that is gone or suspended are refused.
+    pub fn set_installations(&self, app: u64, installations: Vec<SimInstallation>) {
+        lock(&self.state.access).set_installations(app, installations);
+    }
+
+    /// How many tokens of installations have been made.
+    pub fn installation_tokens_made(&self) -> u64 {
+        lock(&self.state.access).made_ever()
+    }
+
+    /// Somebody else makes requests of this user to the log of an entity (by its place in the configuration). A user is the
+    /// one of [`SimToken::user`], else the token itself; `installation/ID` for an App's.
+    pub fn use_elsewhere(&self, user: &str, entity: usize, requests: u64) {
+        lock(&self.state.limits).take(user, entity, requests, self.now_ms());
     }
 
     /// Counters.

@@ -1,6 +1,8 @@
 //! The audit-log endpoint: from a request to an answer.
 
+use super::access::Who;
 use super::answer::{Answer, Step};
+use super::config::SimInstallation;
 use super::disturb;
 use super::graphql::{Reaction, is_endpoint};
 use super::inject::{Date, Plan, Reply};
@@ -30,7 +32,7 @@ struct Asked<'a> {
     entity_number: usize,
     entity: &'a EntityLog,
     plan: Plan,
-    token: &'a str,
+    user: String,
     standing: Option<Standing>,
     now: i64,
 }
@@ -42,15 +44,19 @@ impl Answerer for State {
 
     fn answer(&self, request: &Parts, body: &[u8]) -> Answer {
         let now = self.clock.now_ms();
-        let graphql = request.method == http::Method::POST
-            && is_endpoint(request.uri.path(), &self.base_path);
-        let answered = if graphql {
-            let sender = self.sender(request);
-            sender.map(|sender| self.graphql(request, body, sender, now))
-        } else {
-            let asked = self.identify(request, now);
-            asked.map(|it| Reaction { answer: self.answer_asked(&it), plan: it.plan })
-        };
+        let answered = self.gate(request).and_then(|()| {
+            if request.method == http::Method::POST
+                && is_endpoint(request.uri.path(), &self.base_path)
+            {
+                let who = self.sender(request, now)?;
+                return Ok(self.graphql(request, body, &who, now));
+            }
+            if let Some(answer) = self.app_answer(request, now) {
+                return Ok(Reaction { answer, plan: Plan::none(0) });
+            }
+            let asked = self.identify(request, now)?;
+            Ok(Reaction { answer: self.answer_asked(&asked), plan: asked.plan })
+        });
         let Reaction { mut answer, plan } =
             answered.unwrap_or_else(|refusal| Reaction { answer: *refusal, plan: Plan::none(0) });
         self.common_headers(&mut answer, &plan, now);
@@ -67,8 +73,8 @@ impl Answerer for State {
 }
 
 impl State {
-    /// Whose token it is, and its limit; or the refusal.
-    fn sender<'a>(&self, request: &'a Parts) -> Result<(&'a str, u64), Box<Answer>> {
+    /// What every request must bring.
+    fn gate(&self, request: &Parts) -> Result<(), Box<Answer>> {
         if !request.headers.contains_key(header::USER_AGENT) {
             return Err(Box::new(Answer::new(
                 StatusCode::FORBIDDEN,
@@ -76,24 +82,44 @@ impl State {
                 "Request forbidden by administrative rules. Please make sure your request has a User-Agent header (https://docs.github.com/en/rest/overview/resources-in-the-rest-api#user-agent-required). Check https://developer.github.com for other possible causes.\r\n",
             )));
         }
-        self.version(request)?;
-        let token = bearer(request).and_then(|token| Some((token, self.token_limit(token)?)));
-        token.ok_or_else(|| {
+        self.version(request)
+    }
+
+    /// Whose token it is, or the refusal.
+    fn sender(&self, request: &Parts, now: i64) -> Result<Who, Box<Answer>> {
+        let who = lock(&self.access).who(bearer(request).unwrap_or_default(), now);
+        who.ok_or_else(|| {
             Box::new(Answer::message(StatusCode::UNAUTHORIZED, "Bad credentials", DOCS))
         })
     }
 
     /// Who asks for what, or the refusal.
     fn identify<'a>(&'a self, request: &'a Parts, now: i64) -> Result<Asked<'a>, Box<Answer>> {
-        let not_found = || Box::new(Answer::message(StatusCode::NOT_FOUND, "Not Found", DOCS));
-        let (token, limit) = self.sender(request)?;
+        let refused = |status, message: &str| Box::new(Answer::message(status, message, DOCS));
+        let not_found = || refused(StatusCode::NOT_FOUND, "Not Found");
+        let who = self.sender(request, now)?;
         let target =
             path_target(request.uri.path()).filter(|_| request.method == http::Method::GET);
         let target: PathTarget = target.ok_or_else(not_found)?;
         let (entity_number, entity) = self.entity(&target).ok_or_else(not_found)?;
+        let of_another =
+            |it: &SimInstallation| it.kind != target.kind || it.slug != entity.who.slug;
+        if who.installation.as_ref().is_some_and(of_another) {
+            return Err(refused(StatusCode::FORBIDDEN, "Resource not accessible by integration"));
+        }
         let plan = self.plan(entity_number, lane_of(request));
-        let standing = lock(&self.limits).count(token, entity_number, limit, now);
-        Ok(Asked { request, entity_number, entity, plan, token, standing, now })
+        let standing = self.standing(&who, entity_number, now);
+        *lock(&self.stats).by_user.entry(who.user.clone()).or_default() += 1;
+        Ok(Asked { request, entity_number, entity, plan, user: who.user, standing, now })
+    }
+
+    fn standing(&self, who: &Who, entity: usize, now: i64) -> Option<Standing> {
+        let (user, limit) = (who.user.as_str(), who.limit);
+        let faults = self.faults();
+        let mut limits = lock(&self.limits);
+        limits.shared = faults.budget_of_all_entities;
+        limits.foreign_per_window = faults.foreign_requests;
+        limits.count(user, entity, limit, now)
     }
 
     fn version(&self, request: &Parts) -> Result<(), Box<Answer>> {
@@ -123,7 +149,7 @@ impl State {
         let mut answer = self.reply(asked);
         if let Some(mut standing) = asked.standing {
             if answer.status == StatusCode::NOT_MODIFIED && self.faults().not_modified_is_free {
-                lock(&self.limits).refund(asked.token, asked.entity_number);
+                lock(&self.limits).refund(&asked.user, asked.entity_number);
                 standing.used = standing.used.saturating_sub(1);
             }
             rate_limit_headers(&mut answer, standing, "audit_log");
@@ -292,7 +318,7 @@ impl State {
     }
 
     /// Scheme, host and path before the endpoints, as the client called us.
-    fn base(&self, request: &Parts) -> String {
+    pub(crate) fn base(&self, request: &Parts) -> String {
         format!("{}://{}{}", self.scheme, host(request), self.base_path)
     }
 
@@ -355,7 +381,7 @@ fn holds_cursor(request: &Parts) -> bool {
         .any(|(name, value)| name == "after" && !value.is_empty())
 }
 
-fn bearer(request: &Parts) -> Option<&str> {
+pub(crate) fn bearer(request: &Parts) -> Option<&str> {
     let value = request.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token")).then_some(token)

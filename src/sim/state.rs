@@ -1,5 +1,6 @@
 //! What a running simulated GitHub knows and remembers.
 
+use super::access::Access;
 use super::clock::Clock;
 use super::config::{SimConfig, SimEntity};
 use super::faults::Faults;
@@ -36,8 +37,8 @@ pub(crate) struct State {
     pub(crate) entities: Vec<EntityLog>,
     /// The simulated clock.
     pub(crate) clock: Clock,
-    /// Accepted tokens with their limits.
-    pub(crate) tokens: RwLock<Vec<(String, u64)>>,
+    /// Who may ask.
+    pub(crate) access: Mutex<Access>,
     /// Request budgets.
     pub(crate) limits: Mutex<Limits>,
     /// Counters.
@@ -75,10 +76,6 @@ impl State {
             EntityLog::new(config.seed, entity, shown, config.clock, &config.faults)
         };
         let entities: Vec<_> = config.entities.iter().map(log).collect();
-        let limit = config.rate_limit_per_hour;
-        let mut tokens = vec![(config.token.clone(), limit)];
-        let further = config.further_tokens.iter();
-        tokens.extend(further.map(|t| (t.token.clone(), t.rate_limit_per_hour.unwrap_or(limit))));
         let premade = config.premade.then(|| Premade::new(&entities, config.clock.start_ms));
         Self {
             seed: config.seed,
@@ -90,7 +87,7 @@ impl State {
             lanes: entities.iter().flat_map(|_| Lane::ALL.map(|_| LaneState::default())).collect(),
             entities,
             clock: Clock::start(config.clock),
-            tokens: RwLock::new(tokens),
+            access: Mutex::new(Access::new(config)),
             limits: Mutex::new(Limits::new(config.rate_limit_window_s)),
             stats: Mutex::default(),
             faults: RwLock::new(Arc::new(config.faults.clone())),
@@ -110,20 +107,6 @@ impl State {
     pub(crate) fn set_faults(&self, faults: Faults) {
         *self.faults.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(faults);
         self.struck.store(0, Ordering::Relaxed);
-    }
-
-    /// Replaces the first token.
-    pub(crate) fn set_token(&self, token: String) {
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((first, _)) = tokens.first_mut() {
-            *first = token;
-        }
-    }
-
-    /// The limit of an accepted token.
-    pub(crate) fn token_limit(&self, token: &str) -> Option<u64> {
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        tokens.iter().find(|(known, _)| known == token).map(|(_, limit)| *limit)
     }
 
     /// The entity of a path, by slug or numeric id.

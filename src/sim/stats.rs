@@ -25,6 +25,10 @@ pub struct SimStats {
     pub graphql_entries: u64,
     /// Requests over the hourly limit.
     pub over_limit: u64,
+    /// Requests of Apps, as themselves, that were refused for their JWT.
+    pub apps_refused: u64,
+    /// Requests to audit logs by user: that of the token, else the token itself; `installation/ID` for an App's.
+    pub by_user: BTreeMap<String, u64>,
     /// Requests that came to the other host, to which redirects and links lead astray.
     pub elsewhere_requests: u64,
     /// Those of them that carried an `Authorization` header. Must stay 0.

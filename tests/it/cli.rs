@@ -56,6 +56,13 @@ impl Place {
         path
     }
 
+    /// Writes one of the keys for tests.
+    fn copy_key(&self, from: &str, to: &str) -> String {
+        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/keys");
+        let pem = std::fs::read_to_string(keys.join(format!("{from}.pem"))).unwrap();
+        self.write(&format!("{to}.pem"), &pem)
+    }
+
     /// Text without this folder's random name.
     fn plain(&self, text: &str) -> String {
         text.replace(&self.0.path().display().to_string(), "DIR")
@@ -93,10 +100,15 @@ fn every_message_of_check() {
     let place = Place::new();
     place.write("empty", "\n");
     place.write("other-token", "another-token\n");
+    for name in ["app", "ec", "public", "encrypted", "small"] {
+        place.copy_key(name, name);
+    }
+    let open = place.copy_key("app", "open");
     place.write("two-lines", "one\ntwo\n");
     let public = place.write("public", "a-token\n");
     let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
-    std::fs::set_permissions(public, mode).unwrap();
+    std::fs::set_permissions(public, mode.clone()).unwrap();
+    std::fs::set_permissions(open, mode).unwrap();
     let mut page = String::new();
     for (name, toml) in rows() {
         let faults = place.faults(&toml, &[]);
@@ -116,6 +128,11 @@ fn a_good_configuration_has_no_message() {
     assert_eq!(place.faults(&[ENTITY, overlap, KAFKA, NO_ARCHIVE].concat(), &[]), "");
     place.write("other-token", "another-token\n");
     assert_eq!(place.faults(&rows::pool("[\"first\", \"second\"]", ""), &[]), "");
+    place.copy_key("app", "app");
+    for id in ["12345", "\"Iv23liAbCd\"", "\"12345\"\ninstallation = 7"] {
+        let lines = format!("app = {id}\nprivate_key_file = \"DIR/app.pem\"");
+        assert_eq!(place.faults(&rows::app(&lines), &[]), "");
+    }
 }
 
 #[test]
@@ -166,7 +183,7 @@ fn a_credential_is_found_where_systemd_puts_it() {
     insta::assert_snapshot!(faults, @r#"
     fault entity[acme].token_credential
       systemd passed no credential "other"
-      -> add LoadCredential=other:/path/of/the/token to the unit
+      -> add LoadCredential=other:/path/of/the/secret to the unit
     "#);
 }
 

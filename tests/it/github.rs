@@ -1,6 +1,7 @@
 //! The REST client against hostile servers: real sockets, one test a row.
 
 mod access;
+mod app;
 
 use crate::support::{secret_token, unique};
 use ghauditd::audit::slice::Query;

@@ -265,7 +265,7 @@ async fn who_may_not_ask_is_told_so() {
 async fn limits_are_counted_for_each_token_and_entity_and_end_after_an_hour() {
     let config = SimConfig {
         rate_limit_per_hour: 2,
-        further_tokens: vec![SimToken { token: "second".to_owned(), rate_limit_per_hour: Some(9) }],
+        further_tokens: vec![SimToken { rate_limit_per_hour: Some(9), ..SimToken::new("second") }],
         ..config()
     };
     let sim = Sim::start(config).await.unwrap();

@@ -1,18 +1,15 @@
 //! `[credential.NAME]`: what requests may be made with, each with a budget of its own; and where a token is.
 
 use super::super::reader::{Report, Table, nearest};
-use super::{Surroundings, read_small_file, world_readable};
+use super::Surroundings;
+use super::secret::{TOKEN_KEYS, TOKEN_REMEDY, looks_like_a_token, private_key, token};
 use crate::audit::EntityName;
-use crate::github::{
-    Access, CredentialId, CredentialSettings, SecretSource, SecretText, ServerSettings,
-};
+use crate::github::{Access, AppSettings, CredentialId, CredentialSettings, ServerSettings};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// How a token begins that stands where a path or a name belongs.
-const TOKEN_PREFIXES: [&str; 5] = ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_"];
+/// Keys that make a credential that of an App.
+const APP_KEYS: [&str; 4] = ["app", "private_key_file", "private_key_credential", "installation"];
 
 /// All credentials, and which of them an entity has asked for.
 pub(in super::super) struct Pool {
@@ -51,7 +48,15 @@ fn read_one(
         );
     }
     let server = super::server::chosen(table, servers);
-    let access = token(table, None, around).map(Access::Token);
+    let access = if APP_KEYS.iter().any(|key| table.has(key)) {
+        app(table, around).map(Access::App)
+    } else {
+        for key in APP_KEYS {
+            // asked for all the same: the keys are known
+            drop(table.text(key));
+        }
+        token(table, ("app", "app = \"ID\""), around).map(Access::Token)
+    };
     let settings =
         CredentialSettings { id: CredentialId::new(name), server: server?, access: access? };
     named.then_some(settings)
@@ -119,7 +124,7 @@ impl Pool {
         let remedy = match nearest(name, self.credentials.keys()) {
             Some(known) => format!("did you mean {known:?}?"),
             None if self.credentials.is_empty() => {
-                format!("add [credential.{name}] with its token")
+                format!("add [credential.{name}] with its token or App")
             }
             None => {
                 let known: Vec<_> = self.credentials.keys().cloned().collect();
@@ -159,162 +164,54 @@ impl Pool {
     }
 }
 
-/// What to do about a token that stands in the configuration.
-const TOKEN_REMEDY: &str = "put the token into a file that only the service can read and name that file; \
-                            have GitHub revoke this one";
-
-fn looks_like_a_token(text: &str) -> bool {
-    TOKEN_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
-}
-
-/// A token's place, of which there is exactly one; `other` is a key that may stand in their place.
-pub(super) fn token(
-    table: &mut Table<'_>,
-    other: Option<&'static str>,
-    around: &Surroundings<'_>,
-) -> Option<SecretSource> {
+/// A GitHub App, of which the table names anything.
+fn app(table: &mut Table<'_>, around: &Surroundings<'_>) -> Option<AppSettings> {
     table.refuse(
-        "token",
-        "a token stands in the configuration",
-        "put it into a file that only the service can read and write token_file = \"/path\"; \
-         have GitHub revoke this one",
+        "private_key",
+        "a private key stands in the configuration",
+        "put it into a file that only the service can read and write private_key_file = \"/path\"; \
+         delete this one in the App's settings",
     );
-    let inline = table.has("token");
-    let keys = ["token_file", "token_credential", "token_env"].into_iter().chain(other);
-    let present: Vec<_> = keys.filter(|key| table.has(key)).collect();
-    if present.len() > 1 {
+    let beside: Vec<_> = TOKEN_KEYS.into_iter().filter(|key| table.has(key)).collect();
+    for key in &beside {
+        // known, but not here
+        drop(table.text(key));
+    }
+    if !beside.is_empty() {
         table.fault(
-            "token_file",
-            format!("{} exclude each other", present.join(", ")),
-            "keep one of them",
+            "app",
+            format!("an App makes its tokens itself, and there is also {}", beside.join(", ")),
+            "keep the App's keys or the token's, or make two credentials of them",
         );
-    } else if present.is_empty() && !inline {
+    }
+    let id = app_id(table);
+    let installation = table.integer("installation", 1..=i64::MAX);
+    let key = private_key(table, around);
+    let installation = installation.and_then(|id| u64::try_from(id).ok());
+    let settings = AppSettings { app: id?, key: key?, installation };
+    beside.is_empty().then_some(settings)
+}
+
+fn app_id(table: &mut Table<'_>) -> Option<String> {
+    if !table.has("app") {
         table.missing(
-            "token_file",
-            format!(
-                "write token_file = \"/path\", token_credential = \"NAME\" (systemd) or token_env = \"NAME\"{}",
-                other.map_or_else(String::new, |key| format!(", or {key} = [\"NAME\"]"))
-            ),
+            "app",
+            "write the client id (\"Iv23...\") or the app id from the App's settings",
         );
     }
-    let file = token_text(table, "token_file").and_then(|_| from_file(table));
-    let credential =
-        token_text(table, "token_credential").and_then(|name| from_credential(table, name, around));
-    let variable =
-        token_text(table, "token_env").and_then(|name| from_variable(table, name, around));
-    file.or(credential).or(variable)
-}
-
-/// The text of a key about a token, unless it is itself a token.
-fn token_text(table: &mut Table<'_>, key: &'static str) -> Option<String> {
-    let text = table.text(key)?;
-    if looks_like_a_token(&text) {
-        table.fault(key, "is a token itself, not the place where one is", TOKEN_REMEDY);
+    let id = table.text_or_number("app")?;
+    if looks_like_a_token(&id) || id.contains("PRIVATE KEY") {
+        table.fault("app", "is a secret itself, not the id of an App", TOKEN_REMEDY);
         return None;
     }
-    Some(text)
-}
-
-fn from_file(table: &mut Table<'_>) -> Option<SecretSource> {
-    let path = table.path("token_file")?;
-    check_token_file(table, "token_file", &path).then_some(SecretSource::File(path))
-}
-
-/// Whether a file holds something that can be a token. The daemon reads it again whenever it changes.
-fn check_token_file(table: &Table<'_>, key: &str, path: &Path) -> bool {
-    let text = match read_small_file(path) {
-        Ok(text) => text,
-        Err(problem) => {
-            table.fault(
-                key,
-                problem,
-                "check the path, and that the service's user may read the file",
-            );
-            return false;
-        }
-    };
-    if !check_token(table, key, &text, &format!("{}", path.display())) {
-        return false;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if id.len() <= 100 && id.bytes().all(plain) {
+        return Some(id);
     }
-    if world_readable(path) == Some(true) {
-        table.report.warning(
-            table.path_of(key),
-            format!("{} can be read by everybody on this host", path.display()),
-            format!("chmod o-r {}", path.display()),
-        );
-    }
-    true
-}
-
-fn check_token(table: &Table<'_>, key: &str, text: &str, place: &str) -> bool {
-    let token = text.trim();
-    if token.is_empty() {
-        table.fault(key, format!("{place} holds no token"), "write the token into it");
-    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        table.fault(
-            key,
-            format!(
-                "{place} holds more than a token (spaces, several lines or strange characters)"
-            ),
-            "write the token alone into it",
-        );
-    } else {
-        return true;
-    }
-    false
-}
-
-fn from_credential(
-    table: &Table<'_>,
-    name: String,
-    around: &Surroundings<'_>,
-) -> Option<SecretSource> {
-    let key = "token_credential";
-    if name.contains('/') || name.starts_with('.') {
-        table.fault(
-            key,
-            format!("{name:?} is not the name of a credential"),
-            "write the NAME of LoadCredential=NAME:/path",
-        );
-        return None;
-    }
-    let Some(folder) = around.environment.get("CREDENTIALS_DIRECTORY") else {
-        table.report.warning(
-            table.path_of(key),
-            format!("the credential {name:?} cannot be looked at: this process was not started by systemd"),
-            "see that the unit has LoadCredential= for it",
-        );
-        return Some(SecretSource::Credential { name, path: None });
-    };
-    let path = PathBuf::from(folder).join(&name);
-    if !path.exists() {
-        table.fault(
-            key,
-            format!("systemd passed no credential {name:?}"),
-            format!("add LoadCredential={name}:/path/of/the/token to the unit"),
-        );
-        return None;
-    }
-    check_token_file(table, key, &path)
-        .then_some(SecretSource::Credential { name, path: Some(path) })
-}
-
-fn from_variable(
-    table: &Table<'_>,
-    name: String,
-    around: &Surroundings<'_>,
-) -> Option<SecretSource> {
-    let Some(value) = around.environment.get(&name) else {
-        table.fault(
-            "token_env",
-            format!("the environment variable {name:?} is not set"),
-            "set it for the service, or use token_file",
-        );
-        return None;
-    };
-    let place = format!("the environment variable {name:?}");
-    check_token(table, "token_env", value, &place).then(|| SecretSource::Environment {
-        value: Some(Arc::new(SecretText::new(value.trim().to_owned()))),
-        name,
-    })
+    table.fault(
+        "app",
+        format!("{id:?} is neither a client id nor an app id"),
+        "write what stands in the App's settings: \"Iv23...\", or a number",
+    );
+    None
 }

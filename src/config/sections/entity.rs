@@ -1,7 +1,8 @@
 //! `[[entity]]`: whose log is read, with which credentials.
 
 use super::super::reader::Table;
-use super::credential::{Pool, token};
+use super::credential::Pool;
+use super::secret::token;
 use super::{Surroundings, days, seconds};
 use crate::audit::{EntityKind, EntityName, Lane};
 use crate::github::{
@@ -207,7 +208,7 @@ fn credentials(
     around: &Surroundings<'_>,
 ) -> Option<Vec<CredentialSettings>> {
     let chosen = pool.choose(table, server);
-    let token = token(table, Some("credentials"), around);
+    let token = token(table, ("credentials", "credentials = [\"NAME\"]"), around);
     if table.has("credentials") {
         return chosen;
     }

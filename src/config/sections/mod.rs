@@ -6,6 +6,7 @@ pub(super) mod daemon;
 pub(super) mod entity;
 pub(super) mod kafka;
 pub(super) mod overlap;
+mod secret;
 pub(super) mod server;
 pub(super) mod sweeps;
 
@@ -50,6 +51,16 @@ pub(super) fn read_small_file(path: &Path) -> Result<String, String> {
         return Err(format!("{shown} is larger than {} MiB", SMALL_FILE_BYTES_MAX >> 20));
     }
     std::fs::read_to_string(path).map_err(|error| format!("{shown} {}", unreadable(&error)))
+}
+
+/// Whether there is a file. The error is a fragment after its key.
+pub(super) fn is_file(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => Err(format!("{shown} is not a file")),
+        Err(error) => Err(format!("{shown} {}", unreadable(&error))),
+    }
 }
 
 /// Why a file cannot be read, in the operator's words: the standard library's "entity not found" means another thing here.

@@ -6,12 +6,12 @@ use crate::github::graphql::cut::{Answer, cut};
 use crate::github::graphql::fault::{Fault, Meaning, judge};
 use crate::github::graphql::{audit_log_body, is_offered, probe_body};
 use crate::github::link;
-use crate::github::rate_limit::{Budget, date_ms};
+use crate::github::rate_limit::{Budget, Denial};
+use crate::github::wire::date_of;
 use crate::github::{Next, Page, PageRequest, SecretText, SourceError};
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{DATE, HeaderMap};
-use reqwest::Response;
+use http::header::HeaderMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -47,11 +47,11 @@ impl Client {
             Some(Next::Cursor(cursor)) => request.cursor.as_ref() == Some(cursor),
             _ => false,
         };
-        match cut(body).map_err(|error| self.transport("graphql_answer", error))? {
+        match cut(body).map_err(|error| self.wire.transport("graphql_answer", error))? {
             Answer::Page { entries, next, budget } => {
                 let next = next.map(Next::Cursor);
                 if standing(&next) {
-                    return Err(self.transport(
+                    return Err(self.wire.transport(
                         "bad_link",
                         "sends a cursor in GraphQL that leads back to the same page",
                     ));
@@ -85,7 +85,7 @@ impl Client {
                 Err(self.graphql_faults(&faults, &accepted, pooled))
             }
             (None, _) => {
-                Err(self.transport("graphql_answer", "does not answer an introspection query"))
+                Err(self.wire.transport("graphql_answer", "does not answer an introspection query"))
             }
         }
     }
@@ -111,10 +111,11 @@ impl Client {
                     response.status().as_u16()
                 )));
             }
-            _ => return Err(self.refusal(response, budget, date_ms, (pooled, &token)).await),
+            _ => return Err(self.refusal(response, budget, (pooled, &token)).await),
         }
         let headers = response.headers().clone();
-        let body = self.body(&mut response, self.server.body_bytes_max, usual, &token).await?;
+        let body =
+            self.wire.body(&mut response, self.wire.server.body_bytes_max, usual, &token).await?;
         Ok(Accepted { body, headers, date_ms, token })
     }
 
@@ -139,22 +140,25 @@ impl Client {
                 SourceError::RateLimited { reason, wait, budget: Budget::from_headers(headers) }
             }
             Meaning::Denied(denial) => {
-                match self.denied(denial, StatusCode::OK, &message, pooled) {
-                    SourceError::Denied { reason, message, remedy } => SourceError::Denied {
-                        reason,
-                        message: format!("{message} in GraphQL"),
-                        remedy: format!(
-                            "{remedy}; or take \"graphql\" out of the entity's `lanes`"
-                        ),
-                    },
-                    other => other,
-                }
+                pooled.tokens.denied();
+                self.graphql_denied(denial, &message, pooled)
             }
             Meaning::NotOffered => self.not_offered(&message),
             Meaning::Refused => SourceError::Refused { status: 200, message },
-            Meaning::Failed => {
-                self.transport("graphql_errors", format!("answers errors in GraphQL: {message}"))
-            }
+            Meaning::Failed => self
+                .wire
+                .transport("graphql_errors", format!("answers errors in GraphQL: {message}")),
+        }
+    }
+
+    fn graphql_denied(&self, denial: Denial, message: &str, pooled: &Pooled) -> SourceError {
+        match self.denied(denial, StatusCode::OK, message, pooled) {
+            SourceError::Denied { reason, message, remedy } => SourceError::Denied {
+                reason,
+                message: format!("{message} in GraphQL"),
+                remedy: format!("{remedy}; or take \"graphql\" out of the entity's `lanes`"),
+            },
+            other => other,
         }
     }
 
@@ -168,8 +172,4 @@ impl Client {
             ),
         }
     }
-}
-
-fn date_of(response: &Response) -> Option<i64> {
-    response.headers().get(DATE).and_then(|date| date.to_str().ok()).and_then(date_ms)
 }

@@ -169,7 +169,13 @@ impl<S: Source, O: Opener> Collector<S, O> {
             }
         }
         let aside = self.refusals.iter().any(|pause| pause.until(now).is_some());
-        let wake = turn.wake_ms.into_iter().chain(settles).chain(optional.wake_ms).filter(|at| *at > now).min();
+        let wake = turn
+            .wake_ms
+            .into_iter()
+            .chain(settles)
+            .chain(optional.wake_ms)
+            .filter(|at| *at > now)
+            .min();
         let wake = wake.unwrap_or_else(|| now.saturating_add(10_000));
         // another token is noticed soon
         let wake = if aside { wake.min(later) } else { wake };

@@ -156,8 +156,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let digest = crate::audit::entry::derived_id(&body);
         if !self.fetches.is_again(place, &digest) {
             let optional = wanted.lane == Lane::GraphQl;
-            let pause =
-                if optional { &mut self.optional.pause } else { &mut self.source_pause };
+            let pause = if optional { &mut self.optional.pause } else { &mut self.source_pause };
             pause.fail(mono_ms());
             return;
         }

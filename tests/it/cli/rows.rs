@@ -177,6 +177,12 @@ pub(super) fn pool(names: &str, lines: &str) -> String {
     [pool, lines, "\n", &entity, KAFKA, NO_ARCHIVE].concat()
 }
 
+/// The entity with an App for its only credential.
+pub(super) fn app(lines: &str) -> String {
+    let entity = ENTITY.replace("token_file = \"DIR/token\"", "credentials = [\"app\"]");
+    ["[credential.app]\n", lines, "\n", &entity, KAFKA, NO_ARCHIVE].concat()
+}
+
 fn credential_rows() -> Vec<Row> {
     let both = "[\"first\", \"second\"]";
     vec![
@@ -220,6 +226,35 @@ fn credential_rows() -> Vec<Row> {
                 "[credential.\"Third Token\"]\ntoken_env = \"X\"",
             ),
         ),
+        (
+            "app beside a token",
+            app("app = 5\nprivate_key_file = \"DIR/app.pem\"\ntoken_env = \"X\""),
+        ),
+        ("app without a key", app("app = \"Iv23liAbc\"")),
+        ("app without an id", app("private_key_file = \"DIR/app.pem\"")),
+        ("app id of another type", app("app = true\nprivate_key_file = \"DIR/app.pem\"")),
+        ("app id", app("app = \"my app\"\nprivate_key_file = \"DIR/app.pem\"")),
+        ("app id is a token", app("app = \"ghp_secret\"\nprivate_key_file = \"DIR/app.pem\"")),
+        ("app installation", app("app = 5\ninstallation = 0\nprivate_key_file = \"DIR/app.pem\"")),
+        ("app key in the file", app("app = 5\nprivate_key = \"-----BEGIN hunter2\"")),
+        (
+            "app key as a path",
+            app("app = 5\nprivate_key_file = \"-----BEGIN RSA PRIVATE KEY----- hunter2\""),
+        ),
+        ("app key not there", app("app = 5\nprivate_key_file = \"/nowhere/key.pem\"")),
+        ("app key is a folder", app("app = 5\nprivate_key_file = \"DIR\"")),
+        ("app key is a token", app("app = 5\nprivate_key_file = \"DIR/token\"")),
+        ("app key is not RSA", app("app = 5\nprivate_key_file = \"DIR/ec.pem\"")),
+        ("app key is public", app("app = 5\nprivate_key_file = \"DIR/public.pem\"")),
+        ("app key is encrypted", app("app = 5\nprivate_key_file = \"DIR/encrypted.pem\"")),
+        ("app key is short", app("app = 5\nprivate_key_file = \"DIR/small.pem\"")),
+        ("app key for everybody", app("app = 5\nprivate_key_file = \"DIR/open.pem\"")),
+        (
+            "app key twice",
+            app("app = 5\nprivate_key_file = \"DIR/app.pem\"\nprivate_key_credential = \"k\""),
+        ),
+        ("app key outside of systemd", app("app = 5\nprivate_key_credential = \"app-key\"")),
+        ("app with a wrong key", app("app = 5\nprivat_key_file = \"DIR/app.pem\"")),
         ("credential is no table", ["credential = 5\n", &good()].concat()),
     ]
 }
