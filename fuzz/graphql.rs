@@ -23,7 +23,9 @@ fn graphql_of_bytes() {
             r#"],"pageInfo":{"hasNextPage":false}}}}}"#,
         );
         check(&[before.as_bytes(), bytes, after.as_bytes()].concat());
-        drop(is_offered(bytes));
+        if is_offered(bytes).is_some() {
+            assert!(serde_json::from_slice::<Value>(bytes).is_ok());
+        }
     });
 }
 
