@@ -132,8 +132,8 @@ pub enum Why {
     Crowded,
     /// The budget is used up to the reserve; the window ends in so many of our milliseconds.
     Budget(i64),
-    /// What is left is kept for tails and for earlier deadlines.
-    Kept,
+    /// What is left is kept for tails and for earlier deadlines; the window ends in so many of our milliseconds.
+    Kept(i64),
     /// All credentials are set aside until this monotonic time, milliseconds.
     Aside(i64),
 }
@@ -155,7 +155,7 @@ impl fmt::Display for Why {
             Self::Budget(ms) => {
                 write!(f, "the request budget is used up to the reserve, for {} s", ms / 1000)
             }
-            Self::Kept => {
+            Self::Kept(_) => {
                 f.write_str("what is left of the budget is for tails and earlier deadlines")
             }
             Self::Aside(_) => f.write_str("every credential is set aside"),
@@ -330,7 +330,7 @@ impl<'a> Desk<'a> {
                     let more = u128::from(till.need - till.tail);
                     let interval = u128::try_from(interval_ms.max(1)).unwrap_or(1);
                     let more = interval.saturating_mul(more) / u128::from(till.tail);
-                    i64::try_from(more).unwrap_or(i64::MAX)
+                    i64::try_from(more).unwrap_or(i64::MAX).min(till.left_ms)
                 })
             };
             let more_ms = ways.iter().map(|way| later(way).unwrap_or(0)).min().unwrap_or(0);
@@ -363,7 +363,7 @@ impl<'a> Desk<'a> {
                 Some(until) => Some(Why::Aside(until)),
                 None if busy => Some(Why::Busy),
                 None if till.raw == 0 => Some(Why::Budget(till.left_ms)),
-                None if spendable == 0 => Some(Why::Kept),
+                None if spendable == 0 => Some(Why::Kept(till.left_ms)),
                 None if crowded => Some(Why::Crowded),
                 None => None,
             };
@@ -486,4 +486,154 @@ fn polls(rank: Rank, mono_ms: i64, left_ms: i64) -> u64 {
     }
     let polls = u64::try_from(after_ms / interval_ms.max(1)).unwrap_or(0).saturating_add(1);
     polls.saturating_mul(u64::from(pages.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE_MS: i64 = 60_000;
+
+    fn item(slice: u64, rank: Rank, state: State) -> Item {
+        Item { lane: Lane::Web, slice, rank, from_s: 0, state }
+    }
+
+    fn ready(slice: u64, deadline_s: i64) -> Item {
+        item(slice, Rank::Deadline(deadline_s), State::Ready)
+    }
+
+    fn tail(due_ms: i64) -> Item {
+        let rank = Rank::Tail { due_ms, interval_ms: MINUTE_MS, pages: 1, walking: false };
+        item(0, rank, State::Ready)
+    }
+
+    fn demand(items: Vec<Item>) -> Demand {
+        Demand { items, last_was_tail: false, request_ms: 1000 }
+    }
+
+    fn purse(spendable: u64, left_ms: i64) -> Purse {
+        Purse { spendable, whole: 100, tail_spent: 0, foreign: 0, left_ms }
+    }
+
+    fn way(credential: usize) -> Way {
+        Way { credential, purse: credential, busy: false, aside_until_ms: None }
+    }
+
+    fn decide(demands: &[Demand], ways: &[Vec<Way>], purses: &[Purse]) -> Allotment {
+        let parties = demands.iter().zip(ways).map(|(demand, ways)| Party { demand, ways });
+        allot(&Scene {
+            parties: parties.collect(),
+            purses: purses.to_vec(),
+            in_flight: vec![0; purses.len()],
+            mono_ms: 0,
+        })
+    }
+
+    fn is_kept(why: Why) -> bool {
+        matches!(why, Why::Kept(_))
+    }
+
+    /// Entity and slice of each grant.
+    fn granted(demands: &[Demand], allotment: &Allotment) -> Vec<(usize, u64, usize)> {
+        let each = allotment.grants.iter();
+        each.map(|it| (it.party, demands[it.party].items[it.item].slice, it.way)).collect()
+    }
+
+    #[test]
+    fn the_earliest_deadline_goes_first_across_entities_and_the_rest_gets_the_surplus() {
+        let demands = [demand(vec![ready(1, 200)]), demand(vec![ready(2, 100)])];
+        let ways = [vec![way(0)], vec![way(0)]];
+        // in the minute that is left, 60 requests of a second each: all 50 are the earlier one's
+        let allotment = decide(&demands, &ways, &[purse(50, MINUTE_MS)]);
+        assert_eq!(granted(&demands, &allotment), [(1, 2, 0)]);
+        assert_eq!(allotment.whys, [[Why::Kept(MINUTE_MS)], [Why::Granted]]);
+        let allotment = decide(&demands, &ways, &[purse(70, MINUTE_MS)]);
+        assert_eq!(granted(&demands, &allotment), [(1, 2, 0), (0, 1, 0)]);
+        let flying = [
+            demand(vec![ready(1, 200)]),
+            demand(vec![item(2, Rank::Deadline(100), State::InFlight(0))]),
+        ];
+        let allotment = decide(&flying, &ways, &[purse(50, MINUTE_MS)]);
+        assert_eq!(allotment.whys, [[Why::Kept(MINUTE_MS)], [Why::InFlight]]);
+    }
+
+    #[test]
+    fn each_credential_of_an_entity_carries_one_request_and_the_richest_goes_first() {
+        let demands = [demand(vec![ready(1, 100), ready(2, 200), ready(3, 300)])];
+        let ways = [vec![way(0), way(1)]];
+        let purses = [purse(70, MINUTE_MS), purse(90, MINUTE_MS)];
+        let allotment = decide(&demands, &ways, &purses);
+        assert_eq!(granted(&demands, &allotment), [(0, 1, 1), (0, 2, 0)]);
+        assert_eq!(allotment.whys[0][2], Why::Busy);
+        let aside = [vec![way(0), Way { aside_until_ms: Some(5), ..way(1) }]];
+        let allotment = decide(&demands, &aside, &purses);
+        assert_eq!(granted(&demands, &allotment), [(0, 1, 0)]);
+    }
+
+    #[test]
+    fn a_due_tail_goes_first_in_turn_with_the_rest() {
+        let mut demands = [demand(vec![ready(1, 100), tail(0)])];
+        let ways = [vec![way(0)]];
+        let purses = [purse(90, MINUTE_MS)];
+        assert_eq!(granted(&demands, &decide(&demands, &ways, &purses)), [(0, 0, 0)]);
+        demands[0].last_was_tail = true;
+        assert_eq!(granted(&demands, &decide(&demands, &ways, &purses)), [(0, 1, 0)]);
+        demands[0].items[1] = tail(1);
+        demands[0].last_was_tail = false;
+        let allotment = decide(&demands, &ways, &purses);
+        assert_eq!(allotment.whys, [[Why::Granted, Why::NotDue(1)]]);
+    }
+
+    #[test]
+    fn the_window_keeps_what_the_tails_need_until_its_end_and_no_more_than_half() {
+        let ways = [vec![way(0)]];
+        let whys = |items, purse| decide(&[demand(items)], &ways, &[purse]).whys[0].clone();
+        // polls in one minute and in two are to come
+        let items = || vec![ready(1, 100), tail(MINUTE_MS)];
+        assert!(is_kept(whys(items(), purse(2, 2 * MINUTE_MS + 1))[0]));
+        assert_eq!(whys(items(), purse(3, 2 * MINUTE_MS + 1))[0], Why::Granted);
+        // a hundred polls are needed, and half of the window is theirs
+        let long_ms = 100 * MINUTE_MS;
+        assert!(is_kept(whys(items(), purse(50, long_ms))[0]));
+        assert_eq!(whys(items(), purse(51, long_ms))[0], Why::Granted);
+        let used = Purse { tail_spent: 50, ..purse(10, long_ms) };
+        assert_eq!(whys(items(), used)[0], Why::Granted);
+        let due = whys(vec![ready(1, 100), tail(0)], used);
+        assert_eq!(due, [Why::Granted, Why::Kept(long_ms)], "the tail had its half");
+        // with half of what the polls need, they come half as often
+        let scarce = whys(vec![tail(0)], purse(50, long_ms - 1));
+        assert_eq!(scarce, [Why::NotDue(MINUTE_MS)]);
+        let others = Purse { foreign: 5, ..purse(8, MINUTE_MS) };
+        assert_eq!(whys(vec![ready(1, 100)], others)[0], Why::Granted);
+        let sweep = || item(9, Rank::Leisure(600), State::Ready);
+        let sweeping = vec![sweep(), tail(MINUTE_MS)];
+        assert!(is_kept(whys(sweeping, purse(60, 99 * MINUTE_MS))[0]));
+        assert_eq!(whys(vec![sweep()], purse(1, MINUTE_MS))[0], Why::Granted);
+    }
+
+    #[test]
+    fn sweeps_that_may_wait_get_what_no_deadline_can_use() {
+        let sweep = item(9, Rank::Leisure(600), State::Ready);
+        let demands = [demand(vec![sweep]), demand(vec![ready(1, 100)])];
+        let ways = [vec![way(0)], vec![way(0)]];
+        let allotment = decide(&demands, &ways, &[purse(60, MINUTE_MS)]);
+        assert_eq!(allotment.whys, [[Why::Kept(MINUTE_MS)], [Why::Granted]]);
+        let allotment = decide(&demands, &ways, &[purse(61, MINUTE_MS)]);
+        assert_eq!(allotment.whys, [[Why::Granted], [Why::Granted]]);
+        let unlimited = decide(&demands, &ways, &[Purse::UNLIMITED]);
+        assert_eq!(unlimited.grants.len(), 2);
+    }
+
+    #[test]
+    fn a_credential_carries_at_most_eight_requests_and_none_beyond_its_budget() {
+        let demands: Vec<Demand> = (0..12).map(|at| demand(vec![ready(1, at)])).collect();
+        let ways = vec![vec![way(0)]; 12];
+        let allotment = decide(&demands, &ways, &[Purse::UNLIMITED]);
+        assert_eq!(allotment.grants.len(), 8);
+        assert_eq!(allotment.whys[8], [Why::Crowded]);
+        let short = purse(3, 10);
+        let allotment = decide(&demands, &ways, &[short]);
+        assert_eq!(allotment.grants.len(), 3);
+        assert_eq!(allotment.whys[3], [Why::Budget(10)]);
+    }
 }

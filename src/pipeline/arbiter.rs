@@ -74,16 +74,14 @@ pub struct Reason {
 /// How it stands with one credential of an entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credit {
-    /// The entity.
-    pub entity: EntityName,
     /// The credential.
     pub credential: CredentialId,
     /// Its budget; `None` while none is known, or where there is no limit.
     pub standing: Option<Standing>,
     /// Whether this budget is the entity's alone.
     pub is_separate: bool,
-    /// Until when it is set aside, monotonic milliseconds.
-    pub aside_until_ms: Option<i64>,
+    /// Until when it is set aside, monotonic milliseconds, and why where that is the same for all who use it.
+    pub aside: Option<(i64, Option<&'static str>)>,
 }
 
 impl Arbiter {
@@ -123,27 +121,6 @@ impl Arbiter {
             }
         }
         reasons
-    }
-
-    /// How it stands with each credential of each entity.
-    pub fn credits(&self, mono_ms: i64) -> Vec<Credit> {
-        let desk = self.desk();
-        let mut credits = Vec::new();
-        for (number, chair) in desk.chairs.iter().enumerate() {
-            let now = chair.now(mono_ms);
-            for (way, &credential) in chair.ways.iter().enumerate() {
-                let Some(id) = desk.credentials.get(credential) else { continue };
-                let account = Account { credential, class: chair.class, entity: number };
-                credits.push(Credit {
-                    entity: chair.entity.clone(),
-                    credential: id.clone(),
-                    standing: desk.ledger.standing(account, now.s),
-                    is_separate: desk.ledger.is_separate(account),
-                    aside_until_ms: desk.aside_until(chair, way).filter(|until| *until > mono_ms),
-                });
-            }
-        }
-        credits
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -206,17 +183,23 @@ impl Seat {
         self.arbiter.desk().take_back(self.number, way);
     }
 
-    /// Monotonic time until which every credential is set aside, milliseconds; `None`: one is not.
-    pub fn all_aside(&self, mono_ms: i64) -> Option<i64> {
+    /// How it stands with each of the entity's credentials.
+    pub fn credits(&self, now: Now) -> Vec<Credit> {
         let desk = self.arbiter.desk();
-        let chair = desk.chairs.get(self.number)?;
-        let each = (0..chair.ways.len()).map(|way| desk.aside_until(chair, way));
-        let mut least = None::<i64>;
-        for until in each {
-            let until = until.filter(|until| *until > mono_ms)?;
-            least = Some(least.map_or(until, |least| least.min(until)));
-        }
-        least
+        let Some(chair) = desk.chairs.get(self.number) else { return Vec::new() };
+        let credit = |(way, &credential): (usize, &usize)| {
+            let account = Account { credential, class: chair.class, entity: self.number };
+            let until_ms = desk.aside_until(chair, way).filter(|until| *until > now.mono_ms);
+            let of_all = desk.aside.get(credential).copied().flatten();
+            let reason = of_all.filter(|(until, _)| Some(*until) == until_ms).map(|it| it.1);
+            Some(Credit {
+                credential: desk.credentials.get(credential)?.clone(),
+                standing: desk.ledger.standing(account, now.s),
+                is_separate: desk.ledger.is_separate(account),
+                aside: until_ms.map(|until_ms| (until_ms, reason)),
+            })
+        };
+        chair.ways.iter().enumerate().filter_map(credit).collect()
     }
 }
 
@@ -462,7 +445,7 @@ impl Desk {
 fn wake_ms(whys: &[Why], mono_ms: i64) -> Option<i64> {
     let ends = whys.iter().filter_map(|why| match why {
         Why::NotDue(at_ms) | Why::Aside(at_ms) => Some(*at_ms),
-        Why::Budget(left_ms) => Some(mono_ms.saturating_add(*left_ms)),
+        Why::Budget(left_ms) | Why::Kept(left_ms) => Some(mono_ms.saturating_add(*left_ms)),
         _ => None,
     });
     ends.min()

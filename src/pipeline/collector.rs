@@ -8,6 +8,7 @@
 
 mod fetches;
 mod optional;
+mod runway;
 mod sink;
 mod source;
 
@@ -155,6 +156,9 @@ struct Collector<S: Source, O: Opener> {
     /// Pages of each tail's walk so far.
     poll_pages: BTreeMap<Lane, u32>,
     last_was_tail: bool,
+    watches: BTreeMap<Lane, super::runway::Watch>,
+    /// Why each slice was or was not asked for.
+    whys: BTreeMap<(Lane, u64), super::allot::Why>,
     source_pause: Pause,
     /// What each credential was refused.
     refusals: Vec<Pause>,
@@ -196,6 +200,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
             polls: BTreeMap::new(),
             poll_pages: BTreeMap::new(),
             last_was_tail: false,
+            watches: BTreeMap::new(),
+            whys: BTreeMap::new(),
             source_pause: pause(),
             sink_pause: Pause::new(Duration::from_millis(200), Duration::from_secs(30)),
             report_due: 0,
@@ -339,18 +345,22 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.clock.is_confirmed() {
             self.parts.clocks.set(name, now_ms);
         }
-        let rules = &self.parts.context.rules;
-        let status =
-            super::status::entity(&self.state, rules, Some(now_ms), Vec::new(), |_, _| None);
-        self.parts.board.post_entity(status);
+        self.post_status(now_ms);
         let now_s = now_ms.div_euclid(1000);
+        let mut runways = Vec::new();
         let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
         for (&lane, rules) in self.rules() {
             let Some(state) = self.state.lanes.get(&lane) else { continue };
-            let runway = schedule::runway_s(state, rules, now_s).map(seconds);
-            metrics.runway(name, lane, runway);
+            let runway_s = schedule::runway_s(state, rules, now_s);
+            metrics.runway(name, lane, runway_s.map(seconds));
+            runways.extend(runway_s.map(|runway_s| (lane, rules.clone(), runway_s)));
             if let Some(edge) = state.lowest_edge_s() {
                 metrics.lag(name, lane, seconds(now_s.saturating_sub(edge)));
+            }
+        }
+        if self.clock.is_confirmed() {
+            for (lane, rules, runway_s) in runways {
+                self.tell_runway(lane, &rules, runway_s, now_s);
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod partition;
 pub mod pause;
 pub mod plan;
 pub mod record;
+pub mod runway;
 pub mod schedule;
 pub mod seen;
 pub mod status;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub batch_bytes_max: usize,
     /// Requests of each hour's limit that are left to others.
     pub budget_reserve: u64,
+    /// Runways below which the operator is told.
+    pub runway_warnings: Vec<Duration>,
 }
 
 impl Default for Settings {
@@ -56,6 +59,7 @@ impl Default for Settings {
             batch_pages_max: 10,
             batch_bytes_max: 8 << 20,
             budget_reserve: 0,
+            runway_warnings: [72, 24, 6].map(Duration::from_hours).to_vec(),
         }
     }
 }

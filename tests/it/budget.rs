@@ -32,7 +32,7 @@ async fn world(
     further: usize,
     faults: Faults,
 ) -> World {
-    let token = || SimToken { token: secret_token(), rate_limit_per_hour: None };
+    let token = || SimToken::new(&secret_token());
     let config = SimConfig {
         entities,
         rate_limit_per_hour: limit,
@@ -41,7 +41,11 @@ async fn world(
         faults,
         ..SimConfig::default()
     };
-    World::new(name, Broker::shared().address(), config).await
+    let mut world = World::new(name, Broker::shared().address(), config).await;
+    // within so short a window, polls of every second would take half of the budget
+    world.daemon.env("GHAUDITD__COLLECT__POLL_INTERVAL_MIN", "3s");
+    world.daemon.env("GHAUDITD__COLLECT__POLL_INTERVAL_MAX", "3s");
+    world
 }
 
 /// How long it takes to collect everything.

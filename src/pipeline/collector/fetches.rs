@@ -153,7 +153,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if optional.reshape {
             return self.reshape_first(now, later);
         }
+        let places: Vec<Place> =
+            wants.demand.items.iter().map(|item| (item.lane, item.slice)).collect();
         let turn = self.seat.ask(wants.demand, Now { s: now_s, mono_ms: now });
+        self.whys = places.into_iter().zip(turn.whys).collect();
         let idle = turn.granted.is_empty() && self.fetches.is_empty();
         for (item, ticket) in turn.granted {
             let wanted = wants.pages.get(item).cloned().flatten();

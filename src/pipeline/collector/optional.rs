@@ -117,6 +117,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 warn!(%entity, %lane, "the lane is not read, the others are; take it out of `lanes`: {message}");
                 self.parts.metrics.runway(&entity, lane, None);
                 self.parts.health.clear(&part);
+                self.parts.health.clear(&format!("runway/{entity}/{lane}"));
                 self.optional.missing();
             }
             SourceError::RateLimited { reason, wait, .. } => {
