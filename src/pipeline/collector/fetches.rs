@@ -238,6 +238,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
                     pause.set(now);
                 }
                 self.seat.take_back(way);
+                self.seat.set_aside(way, now, "changed", false);
             }
         }
     }

@@ -23,6 +23,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if worked || was_told {
             info!(%entity, credential = %whose, "GitHub answers again");
         }
+        self.seat.prove(way, mono_ms());
         if worked || was_refused {
             self.seat.take_back(way);
             self.parts.health.clear(&part);
