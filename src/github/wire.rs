@@ -8,7 +8,7 @@ use super::{SecretText, ServerSettings, SourceError};
 use super::{denial, link, query};
 use crate::audit::EntityName;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, DATE, HeaderValue, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderValue, LOCATION};
 use http::{HeaderName, Method, StatusCode};
 use reqwest::Response;
 use std::error::Error;
@@ -200,6 +200,9 @@ impl Wire {
                 self.server.api_version.as_str(),
             )
             .header(AUTHORIZATION, bearer);
+        // some servers want to be told that a request with this method has no body
+        let request =
+            if *method == Method::POST { request.header(CONTENT_LENGTH, "0") } else { request };
         let limit = self.server.first_byte_timeout;
         let response = match timeout(limit, request.send()).await {
             Ok(Ok(response)) => response,
