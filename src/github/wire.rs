@@ -8,7 +8,9 @@ use super::{SecretText, ServerSettings, SourceError};
 use super::{denial, link, query};
 use crate::audit::EntityName;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, LOCATION};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, LOCATION,
+};
 use http::{HeaderName, Method, StatusCode};
 use reqwest::Response;
 use std::error::Error;
@@ -227,6 +229,8 @@ impl Wire {
                 .header(CONTENT_TYPE, "application/json")
                 .header(HeaderName::from_static(super::graphql::NEXT_GLOBAL_ID), "1")
                 .body(json.clone()),
+            // some servers want to be told that a request with this method has no body
+            None if *method == Method::POST => request.header(CONTENT_LENGTH, "0"),
             None => request,
         };
         let limit = self.server.first_byte_timeout;
