@@ -14,6 +14,8 @@ mod config;
 #[cfg(test)]
 mod cursor;
 #[cfg(test)]
+mod graphql;
+#[cfg(test)]
 mod key;
 #[cfg(test)]
 mod lanes;

@@ -1,5 +1,6 @@
 //! Entities and lanes: whose log is read, and which stream of it.
 
+use super::seen::SourceKind;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -86,17 +87,32 @@ pub enum Lane {
     Web,
     /// Git events (`include=git`); GitHub keeps them 7 days.
     Git,
+    /// The organization's log in GraphQL, optional: some of what [`Self::Web`] shows, by another way.
+    #[serde(rename = "graphql")]
+    GraphQl,
 }
 
 impl Lane {
-    /// Both lanes that are read over REST.
-    pub const ALL: [Self; 2] = [Self::Web, Self::Git];
+    /// All lanes.
+    pub const ALL: [Self; 3] = [Self::Web, Self::Git, Self::GraphQl];
 
-    /// `web` or `git`: also the value of GitHub's `include` parameter.
+    /// The lanes that are read over REST: what is read unless the operator says otherwise.
+    pub const REST: [Self; 2] = [Self::Web, Self::Git];
+
+    /// `web`, `git` or `graphql`; the first two are also the values of GitHub's `include` parameter.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Web => "web",
             Self::Git => "git",
+            Self::GraphQl => "graphql",
+        }
+    }
+
+    /// The way in: what decides between a revision and the same entry from another source.
+    pub fn source(self) -> SourceKind {
+        match self {
+            Self::Web | Self::Git => SourceKind::Rest,
+            Self::GraphQl => SourceKind::GraphQl,
         }
     }
 }
@@ -141,6 +157,7 @@ mod tests {
     fn lanes_are_written_as_github_names_them() {
         for lane in Lane::ALL {
             assert_eq!(serde_json::to_value(lane).unwrap(), lane.as_str());
+            assert_eq!(serde_json::from_value::<Lane>(lane.as_str().into()).unwrap(), lane);
         }
         assert_eq!(EntityKind::Enterprise.path_segment(), "enterprises");
         assert_eq!(EntityKind::Organization.path_segment(), "orgs");

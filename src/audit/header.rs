@@ -19,7 +19,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 
 /// The entity's name in the configuration.
 pub const ENTITY: &str = "gh_entity";
-/// `web`, `git` or `push`: the way in.
+/// `web`, `git`, `graphql` or `push`: the way in.
 pub const LANE: &str = "gh_lane";
 /// Kind of slice: `tail`, `backfill`, `sweep` or `push`.
 pub const SLICE: &str = "gh_slice";

@@ -37,7 +37,7 @@ impl LaneRules {
     /// Longest slice: a few for the whole retention, so that a lost cursor costs little and the checkpoint stays small.
     pub(super) fn slice_span_s(&self) -> i64 {
         let least_s = match self.lane {
-            Lane::Web => 30 * DAY_S,
+            Lane::Web | Lane::GraphQl => 30 * DAY_S,
             Lane::Git => DAY_S,
         };
         self.retention_s.map_or(least_s, |retention| least_s.max(retention / 30))

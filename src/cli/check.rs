@@ -153,7 +153,7 @@ fn entity_line(config: &Config, entity: &EntitySettings) -> String {
         }
         several => {
             let each: Vec<_> =
-                several.iter().map(|it| format!("{} ({})", it.id, it.secret())).collect();
+                several.iter().map(|it| format!("{} ({})", it.id, it.access)).collect();
             format!("credentials {}", each.join(", "))
         }
     };

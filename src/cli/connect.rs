@@ -3,6 +3,7 @@
 use super::fit;
 use crate::archive::probe::{self, Property};
 use crate::archive::{self, AnyStore, Store as _};
+use crate::audit::Lane;
 use crate::audit::slice::Query;
 use crate::config::Config;
 use crate::github::client::Client;
@@ -121,13 +122,17 @@ async fn lane_try(
     let request = PageRequest { lane: lane.lane, query, cursor: None, per_page: 1 };
     match client.fetch(request, None, credential).await {
         Ok(page) => {
+            let unit = if lane.lane == Lane::GraphQl { "points" } else { "requests" };
             let budget = page.budget.map_or_else(String::new, |budget| {
-                format!("; {} of {} requests left in this hour", budget.remaining, budget.limit)
+                format!("; {} of {} {unit} left in this hour", budget.remaining, budget.limit)
             });
             (Verdict::Ok, format!("the token may read it{budget}"))
         }
         Err(error @ SourceError::RateLimited { .. }) => {
             (Verdict::Warning, format!("{error}: the token is known, its budget is used up"))
+        }
+        Err(SourceError::NotOffered { message }) => {
+            (Verdict::Warning, format!("{message}: the lane is not read, take it out of `lanes`"))
         }
         Err(error) => (Verdict::Failed, error.to_string()),
     }

@@ -142,7 +142,7 @@ fn keep_seen_ids(kafka: &mut Settings, entities: &[EntitySettings]) {
     for lane in entities.iter().flat_map(|entity| &entity.lanes) {
         let Some(retention) = lane.retention else { continue };
         match lane.lane {
-            Lane::Web => {
+            Lane::Web | Lane::GraphQl => {
                 kafka.seen_web_retention = kafka.seen_web_retention.max(retention + 45 * DAY);
             }
             Lane::Git => {

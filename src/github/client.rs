@@ -3,6 +3,8 @@
 //! What is never done: follow a `Link` or redirect to another scheme, host or port; send the token anywhere else; keep
 //! more of an answer than the limits permit; put a URL, a token or a proxy's password into an error.
 
+mod graphql;
+
 pub use super::wire::{ClientError, check_base_url, install_crypto_provider};
 
 use super::access::Tokens;
@@ -13,10 +15,11 @@ use super::{
     ServerSettings, Source, SourceError,
 };
 use super::{denial, link, page, query};
-use crate::audit::{EntityKind, EntityName};
+use crate::audit::{EntityKind, EntityName, Lane};
 use crate::metrics::Metrics;
+use bytes::Bytes;
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue, LINK};
-use http::{Method, StatusCode};
 use reqwest::Response;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -48,6 +51,9 @@ pub struct Client {
     kind: EntityKind,
     slug: String,
     endpoint: Url,
+    graphql_endpoint: Url,
+    /// Whether the server is known to have an audit log in GraphQL.
+    graphql_offered: AtomicBool,
     ids: Vec<CredentialId>,
     pool: Vec<Pooled>,
     metrics: Arc<Metrics>,
@@ -100,6 +106,8 @@ impl Client {
             kind: entity.kind,
             slug: entity.slug.clone(),
             endpoint,
+            graphql_endpoint: super::graphql::endpoint(&server.base_url),
+            graphql_offered: AtomicBool::new(false),
             ids: entity.credentials.iter().map(|it| it.id.clone()).collect(),
             pool: entity.credentials.iter().map(|it| Pooled::new(it, entity)).collect(),
             metrics,
@@ -133,28 +141,42 @@ impl Client {
         result
     }
 
-    /// One request with its redirects; a second one where the token turns out to be exchanged.
+    /// One page.
     async fn answer(
         &self,
         request: &PageRequest,
         page: Option<u64>,
         pooled: &Pooled,
     ) -> Result<Page, SourceError> {
-        let url = query::page_url(&self.endpoint, request, page);
-        let mut token = pooled.tokens.token(&self.wire).await?;
-        let mut response = self.wire.follow(&Method::GET, &url, &token).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let fresh = pooled.tokens.renewed(&self.wire, &token).await?;
-            if fresh != token {
-                token = fresh;
-                response = self.wire.follow(&Method::GET, &url, &token).await?;
-            }
+        if request.lane == Lane::GraphQl {
+            return self.graphql_page(request, pooled).await;
         }
+        let url = query::page_url(&self.endpoint, request, page);
+        let (response, token) = self.exchange(&url, None, pooled).await?;
         let result = self.read(response, request, page, (pooled, &token)).await;
         if matches!(result, Err(SourceError::Denied { .. })) {
             pooled.tokens.denied();
         }
         result
+    }
+
+    /// One request with its redirects; a second one where the token turns out to be exchanged. With a body it is a POST.
+    async fn exchange(
+        &self,
+        url: &Url,
+        body: Option<&Bytes>,
+        pooled: &Pooled,
+    ) -> Result<(Response, Arc<SecretText>), SourceError> {
+        let mut token = pooled.tokens.token(&self.wire).await?;
+        let mut response = self.wire.ask(url, body, &token).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let fresh = pooled.tokens.renewed(&self.wire, &token).await?;
+            if fresh != token {
+                token = fresh;
+                response = self.wire.ask(url, body, &token).await?;
+            }
+        }
+        Ok((response, token))
     }
 
     /// What an answer means, and its page.

@@ -103,3 +103,17 @@ impl std::fmt::Display for SecretSource {
         }
     }
 }
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(source) => write!(f, "token from {source}"),
+            Self::App(AppSettings { app, key, installation: None }) => {
+                write!(f, "App {app}, key from {key}")
+            }
+            Self::App(AppSettings { app, key, installation: Some(id) }) => {
+                write!(f, "App {app}, installation {id}, key from {key}")
+            }
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Where entries come from: GitHub's REST audit log.
+//! Where entries come from: GitHub's REST audit log, and what is left of the one in GraphQL.
 //!
 //! Speakers: [`client`] (pages over HTTP) with `access` and `app` (tokens of GitHub Apps), [`auth`] (reads secrets). Pure:
 //! [`jwt`], [`page`] (with [`fact`]), [`link`], [`rate_limit`], [`query`], [`denial`].
@@ -10,6 +10,7 @@ pub mod client;
 mod credential;
 pub mod denial;
 pub mod fact;
+pub mod graphql;
 mod installation;
 pub mod jwt;
 pub mod link;
@@ -196,6 +197,12 @@ pub enum SourceError {
         /// What happened, with the thing's name.
         message: String,
     },
+    /// The server has no such lane: it is left alone. Only GraphQL's, which GitHub has announced to remove.
+    #[error("{message}")]
+    NotOffered {
+        /// What the server said, with the entity's name.
+        message: String,
+    },
     /// A complete array that cannot be cut into entries.
     #[error("a page of {} bytes cannot be cut into entries", .body.len())]
     Uncuttable {
@@ -216,6 +223,7 @@ impl SourceError {
             | Self::Denied { reason, .. }
             | Self::Transport { reason, .. } => reason,
             Self::Refused { .. } => "refused",
+            Self::NotOffered { .. } => "not_offered",
             Self::Uncuttable { .. } => "uncuttable",
         }
     }

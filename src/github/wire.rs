@@ -8,7 +8,9 @@ use super::{SecretText, ServerSettings, SourceError};
 use super::{denial, link, query};
 use crate::audit::EntityName;
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, DATE, HeaderValue, LOCATION};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, LOCATION,
+};
 use http::{HeaderName, Method, StatusCode};
 use reqwest::Response;
 use std::error::Error;
@@ -150,6 +152,17 @@ impl Wire {
         url
     }
 
+    /// A GET, or a POST of JSON; redirects are followed as in [`Self::follow`].
+    pub(super) async fn ask(
+        &self,
+        url: &Url,
+        json: Option<&Bytes>,
+        secret: &SecretText,
+    ) -> Result<Response, SourceError> {
+        let method = if json.is_some() { Method::POST } else { Method::GET };
+        self.follow_with(&method, url, json, secret).await
+    }
+
     /// Sends a request and follows its redirects: only 301, 302, 307, 308, and only on the configured server.
     pub(super) async fn follow(
         &self,
@@ -157,9 +170,19 @@ impl Wire {
         url: &Url,
         secret: &SecretText,
     ) -> Result<Response, SourceError> {
+        self.follow_with(method, url, None, secret).await
+    }
+
+    async fn follow_with(
+        &self,
+        method: &Method,
+        url: &Url,
+        json: Option<&Bytes>,
+        secret: &SecretText,
+    ) -> Result<Response, SourceError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send(method, url.clone(), secret).await?;
+            let response = self.send(method, url.clone(), json, secret).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 307 | 308) {
                 return Ok(response);
             }
@@ -184,6 +207,7 @@ impl Wire {
         &self,
         method: &Method,
         url: Url,
+        json: Option<&Bytes>,
         secret: &SecretText,
     ) -> Result<Response, SourceError> {
         let mut bearer =
@@ -200,6 +224,15 @@ impl Wire {
                 self.server.api_version.as_str(),
             )
             .header(AUTHORIZATION, bearer);
+        let request = match json {
+            Some(json) => request
+                .header(CONTENT_TYPE, "application/json")
+                .header(HeaderName::from_static(super::graphql::NEXT_GLOBAL_ID), "1")
+                .body(json.clone()),
+            // some servers want to be told that a request with this method has no body
+            None if *method == Method::POST => request.header(CONTENT_LENGTH, "0"),
+            None => request,
+        };
         let limit = self.server.first_byte_timeout;
         let response = match timeout(limit, request.send()).await {
             Ok(Ok(response)) => response,

@@ -72,7 +72,7 @@ pub struct Way {
     pub purse: usize,
     /// Whether the entity has a request in flight with it.
     pub busy: bool,
-    /// Monotonic time until which it is set aside, milliseconds.
+    /// Monotonic time until which it is set aside, milliseconds; past: it has not been tried again yet.
     pub aside_until_ms: Option<i64>,
 }
 
@@ -372,7 +372,13 @@ impl<'a> Desk<'a> {
                 continue;
             }
             let left_ms = u128::try_from(till.left_ms.max(1)).unwrap_or(1);
-            let rich = u128::from(till.raw).saturating_mul(1 << 40) / left_ms;
+            // one that was refused is tried again as soon as it may be: else nobody would learn that it works
+            let on_trial = way.aside_until_ms.is_some();
+            let rich = if on_trial {
+                u128::MAX
+            } else {
+                u128::from(till.raw).saturating_mul(1 << 40) / left_ms
+            };
             if best.is_none_or(|(most, _)| rich > most) {
                 best = Some((rich, number));
             }
@@ -568,6 +574,9 @@ mod tests {
         let aside = [vec![way(0), Way { aside_until_ms: Some(5), ..way(1) }]];
         let allotment = decide(&demands, &aside, &purses);
         assert_eq!(granted(&demands, &allotment), [(0, 1, 0)]);
+        let on_trial = [vec![Way { aside_until_ms: Some(0), ..way(0) }, way(1)]];
+        let allotment = decide(&demands, &on_trial, &purses);
+        assert_eq!(granted(&demands, &allotment), [(0, 1, 0), (0, 2, 1)]);
     }
 
     #[test]

@@ -178,6 +178,11 @@ impl Seat {
         self.arbiter.desk().set_aside(self.number, way, until_ms, reason, for_all);
     }
 
+    /// A page came with a credential: it is no longer on trial.
+    pub fn prove(&self, way: usize, mono_ms: i64) {
+        self.arbiter.desk().prove(self.number, way, mono_ms);
+    }
+
     /// A credential works, or is another one now: it is used again.
     pub fn take_back(&self, way: usize) {
         self.arbiter.desk().take_back(self.number, way);
@@ -394,6 +399,13 @@ impl Desk {
             }
         } else if let Some(aside) = chair.aside.get_mut(way) {
             *aside = Some(until_ms);
+        }
+    }
+
+    fn prove(&mut self, number: usize, way: usize, mono_ms: i64) {
+        let Some(chair) = self.chairs.get(number) else { return };
+        if self.aside_until(chair, way).is_some_and(|until_ms| until_ms <= mono_ms) {
+            self.take_back(number, way);
         }
     }
 

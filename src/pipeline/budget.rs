@@ -16,7 +16,7 @@ const OVERTAKING_MAX: u64 = 2;
 /// Signs that entities have budgets of their own: so many decide, so many are kept.
 const SIGNS_ENOUGH: u8 = 4;
 const SIGNS_MAX: u8 = 6;
-/// A window of which no answer has told yet is taken for GitHub's usual one.
+/// Where no window is known, milliseconds: GitHub's usual one.
 const WINDOW_MS: i64 = 3_600_000;
 /// GitHub's clock must have gone on so far before its pace is reckoned, seconds.
 const PACE_AFTER_S: i64 = 60;
@@ -239,6 +239,8 @@ struct Window {
     /// Least `remaining` that was told, less the requests since of which nothing was told.
     left: u64,
     reset_s: i64,
+    /// How long a window lasts, as far as was seen.
+    length_s: i64,
     /// `remaining` of the window's first answer, and when it came.
     first_left: u64,
     first_s: i64,
@@ -291,7 +293,11 @@ impl Book {
                 0
             }
             (Told::Budget(told), limit) => {
-                *limit = Limit::Window(Window::new(told, now_s));
+                let known_s = match limit {
+                    Limit::Window(before) => before.length_s,
+                    Limit::Unknown | Limit::Unlimited => 0,
+                };
+                *limit = Limit::Window(Window::new(told, now_s, known_s));
                 if self.tail_window_s == i64::MAX {
                     self.tail_window_s = told.reset_s;
                 }
@@ -329,15 +335,14 @@ impl Book {
         let whole = window.limit.saturating_sub(reserve);
         let has_ended = now_s >= window.reset_s;
         let left = if has_ended { window.limit } else { window.left };
-        let left_ms =
-            if has_ended { WINDOW_MS } else { pace.mono_ms(window.reset_s.saturating_sub(now_s)) };
+        let left_s = if has_ended { window.length_s } else { window.reset_s.saturating_sub(now_s) };
         let ends_s = if has_ended { i64::MAX } else { window.reset_s };
         Purse {
             spendable: left.saturating_sub(reserve).saturating_sub(self.in_flight),
             whole,
             tail_spent: if ends_s == self.tail_window_s { self.tail_spent } else { 0 },
             foreign: if has_ended { 0 } else { window.foreign_to_come(now_s) },
-            left_ms,
+            left_ms: pace.mono_ms(left_s),
         }
     }
 
@@ -361,8 +366,9 @@ fn is_same(window: &Window, told: Budget, now_s: i64) -> bool {
 }
 
 impl Window {
-    fn new(told: Budget, now_s: i64) -> Self {
+    fn new(told: Budget, now_s: i64, known_s: i64) -> Self {
         Self {
+            length_s: known_s.max(told.reset_s.saturating_sub(now_s)).max(1),
             limit: told.limit,
             left: told.remaining,
             // one that has ended already by our clock: asked again in a second, and not at once
@@ -446,6 +452,7 @@ mod tests {
         ask(&mut ledger, a, 10, RESET_S - 5);
         assert_eq!(ledger.purse(a, at(RESET_S - 5)).spendable, 0);
         assert_eq!(ledger.purse(a, at(RESET_S)).spendable, 90);
+        assert_eq!(ledger.purse(a, at(RESET_S)).left_ms, 5000, "as long as it was seen to last");
         ledger.start(a, true, at(RESET_S));
         assert_eq!(ledger.purse(a, at(RESET_S)).spendable, 89);
         // our clock was ahead

@@ -7,6 +7,7 @@
 //! 4. the planned state becomes the state, the seen ids go to their files: repeated from Kafka after a crash.
 
 mod fetches;
+mod optional;
 mod requests;
 mod runway;
 mod sink;
@@ -15,11 +16,13 @@ mod source;
 use super::answer::Delivered;
 use super::arbiter::{Arbiter, Seat};
 use super::buffer::Buffer;
+use super::optional::Optional;
 use super::partition::{Opener, Partition};
 use super::pause::Pause;
 use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
 use super::schedule::{self, Poll, Wanted};
+use crate::audit::lane::LaneRules;
 use crate::audit::{Actor, Checkpoint, EntityKind, EntityState, Lane, SavedCopies, ServerClock};
 use crate::github::{Page, Source, SourceError};
 use crate::health::Health;
@@ -131,8 +134,21 @@ type Outcome = (Box<Planned>, Result<Committed, SinkError>);
 enum Purpose {
     /// Only the `Date` matters.
     Probe,
+    /// Whether the server has the optional lane.
+    Offer,
     /// A page of a slice.
     Page(Wanted),
+}
+
+impl Purpose {
+    /// Whether it is about the lane whose troubles are its own.
+    fn is_optional(&self) -> bool {
+        match self {
+            Self::Probe => false,
+            Self::Offer => true,
+            Self::Page(wanted) => wanted.lane == Lane::GraphQl,
+        }
+    }
 }
 
 struct Collector<S: Source, O: Opener> {
@@ -148,6 +164,7 @@ struct Collector<S: Source, O: Opener> {
     fetches: Fetches,
     seat: Seat,
     committing: Option<BoxFuture<'static, Outcome>>,
+    optional: Optional,
     polls: BTreeMap<Lane, Poll>,
     /// Pages of each tail's walk so far.
     poll_pages: BTreeMap<Lane, u32>,
@@ -182,6 +199,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             tried: generations(&*parts.source),
             seat: parts.arbiter.seat(&parts.context.name, parts.kind, ids),
             refusals: ids.iter().map(|_| pause()).collect(),
+            optional: Optional::new(&parts.context.rules),
             buffer,
             state,
             saved,
@@ -200,6 +218,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
             reshape_due: 0,
             reshape_wanted: true,
         }
+    }
+
+    /// The rules of the lanes that are read.
+    fn rules(&self) -> &BTreeMap<Lane, LaneRules> {
+        if self.optional.is_offered() { &self.parts.context.rules } else { self.optional.rest() }
     }
 
     fn clocks(&self) -> Option<Clocks> {
@@ -274,7 +297,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let credentials = generations(&*self.parts.source);
         let changed = credentials != self.credentials;
         self.credentials = credentials;
-        let rules = &self.parts.context.rules;
+        let rules = self.rules();
         if let Some(next) = schedule::reshape(&self.state, rules, clocks.now_s(), changed) {
             let planned = plan::checkpoint_only(&self.parts.context, next, clocks);
             self.commit(planned);
@@ -340,7 +363,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let now_s = now_ms.div_euclid(1000);
         let mut runways = Vec::new();
         let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
-        for (&lane, rules) in &self.parts.context.rules {
+        for (&lane, rules) in self.rules() {
             let Some(state) = self.state.lanes.get(&lane) else { continue };
             let runway_s = schedule::runway_s(state, rules, now_s);
             metrics.runway(name, lane, runway_s.map(seconds));

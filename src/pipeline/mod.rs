@@ -9,6 +9,7 @@ pub mod budget;
 pub mod buffer;
 pub mod collector;
 pub mod cost;
+pub mod optional;
 pub mod partition;
 pub mod pause;
 pub mod plan;
@@ -73,10 +74,13 @@ impl Settings {
     pub fn rules(&self, lane: Lane, retention: Option<Duration>) -> LaneRules {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let (settling_s, retention_s) = (seconds(self.settling), retention.map(seconds));
-        let further_s: Vec<i64> = self.sweep_ages.iter().copied().map(seconds).collect();
+        let further: &[Duration] = if lane == Lane::GraphQl { &[] } else { &self.sweep_ages };
+        let further_s: Vec<i64> = further.iter().copied().map(seconds).collect();
         let last_look = match lane {
             Lane::Web => self.last_look_web,
             Lane::Git => self.last_look_git,
+            // what it shows late, the sweeps of the web lane find: one sweep makes its frontier
+            Lane::GraphQl => Duration::ZERO,
         };
         let margin_s = (!last_look.is_zero()).then(|| seconds(last_look));
         let sweeps = SweepAges::new(settling_s, &further_s, retention_s, margin_s);

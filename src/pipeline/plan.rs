@@ -7,7 +7,7 @@ use super::record::{Arena, EntityContext, Revision};
 use crate::audit::lane::{Expired, Shown};
 use crate::audit::seen::{filing, lookup};
 use crate::audit::{
-    Batch, Bucket, Checkpoint, Entry, Fingerprint, Lane, SeenLane, SliceKind, SourceKind, Topic,
+    Batch, Bucket, Checkpoint, Entry, Fingerprint, Lane, SeenLane, Slice, SliceKind, Topic,
 };
 use crate::audit::{Record, seen_record};
 use crate::github::{Next, Page};
@@ -191,16 +191,17 @@ impl Plan<'_> {
                 lane.begin_walk(fetched.slice, fetched.query, fetched.asked_s);
             }
             let now_s = fetched.answered_s;
-            let unread_s = lane.slice(fetched.slice).map_or(now_s, crate::audit::Slice::unread_s);
+            let Some(before) = lane.slice(fetched.slice).cloned() else { return Ok(()) };
+            let (unread_s, tried) = (before.unread_s(), (&before, fetched.asked_s));
             let expired = lane.apply_page(rules, fetched.slice, &shown, now_s);
             if let Some(expired) = expired {
                 let cause = if kind == SliceKind::Sweep { "not_read_again" } else { "expired" };
-                self.gap(fetched.lane, expired, cause, &mut counts);
+                self.gap(fetched.lane, expired, cause, tried, &mut counts);
             }
             // a letter that is known already came with its gap
             if fetched.dead_letter && shown.new_entries > 0 {
                 let span = Expired { from_s: unread_s, to_s: unread_s.saturating_add(1) };
-                self.gap(fetched.lane, span, "uncuttable_page", &mut counts);
+                self.gap(fetched.lane, span, "uncuttable_page", tried, &mut counts);
             }
         }
         self.out.counts.insert((fetched.lane, kind), counts);
@@ -225,7 +226,7 @@ impl Plan<'_> {
         ) -> Result<crate::audit::seen::Verdict, E>,
     ) -> Result<(), E> {
         let (id, derived) = entry.id_or_derived();
-        let fingerprint = Fingerprint::new(&id, &entry.body, SourceKind::Rest);
+        let fingerprint = Fingerprint::new(&id, &entry.body, fetched.lane.source());
         let seen_lane = SeenLane::of(entry);
         let verdict = verdict(seen_lane, &lookup(entry), &fingerprint, &self.out.pending)?;
         if verdict.is_stored() {
@@ -276,9 +277,16 @@ impl Plan<'_> {
         self.out.late.push(Late { lane, action, late_s });
     }
 
-    fn gap(&mut self, lane: Lane, span: Expired, cause: &'static str, counts: &mut Counts) {
+    fn gap(
+        &mut self,
+        lane: Lane,
+        span: Expired,
+        cause: &'static str,
+        tried: (&Slice, i64),
+        counts: &mut Counts,
+    ) {
         counts.gaps = counts.gaps.saturating_add(1);
-        let record = self.context.gap_record(lane, span, cause, self.clocks);
+        let record = self.context.gap_record(lane, span, cause, tried, self.clocks);
         self.out.batch.records.push(record);
     }
 
@@ -421,6 +429,41 @@ mod tests {
         let planned = plan_with(&mut buckets, &context, &committed.unwrap(), &[page]);
         assert_eq!(data(&planned).len(), 1, "A, B, A makes one revision; C is another");
         assert_eq!(header_of(data(&planned)[0], header::SEQ), Some("44"));
+    }
+
+    /// One entry by two ways in, whose times differ by minutes and lie in two hours: the first one counts, and what is a
+    /// revision is told within each way alone.
+    #[test]
+    fn an_entry_that_both_ways_show_comes_once_whichever_is_first() {
+        let hour_ms = NOW_MS - NOW_MS.rem_euclid(3_600_000) - 7_200_000;
+        let at = |body, ms| Entry { timestamp_ms: Some(ms), ..entry("a", body) };
+        let by = |lane, entries| Fetched { lane, ..fetched(entries) };
+        let times = [hour_ms - 120_000, hour_ms + 120_000];
+        for (first, second) in [(Lane::Web, Lane::GraphQl), (Lane::GraphQl, Lane::Web)] {
+            for (one, other) in [(times[0], times[1]), (times[1], times[0])] {
+                let (_dir, mut buckets) = buckets();
+                let context = context();
+                let mut state = state(&context);
+                let mut commit = |pages: &[Fetched]| {
+                    let mut planned = plan_with(&mut buckets, &context, &state, pages);
+                    buckets.commit(&context.name, &mut planned.pending).unwrap();
+                    state = planned.next.clone();
+                    let of = |record: &&Record, name| header_of(record, name).map(str::to_owned);
+                    let records = data(&planned);
+                    let shown = records.iter().map(|record| {
+                        (of(record, header::LANE).unwrap(), of(record, header::REVISION).is_some())
+                    });
+                    shown.collect::<Vec<_>>()
+                };
+                let came = commit(&[by(first, vec![at("{1}", one)])]);
+                assert_eq!(came, [(first.as_str().to_owned(), false)]);
+                assert_eq!(commit(&[by(second, vec![at("{2}", other)])]), []);
+                assert_eq!(commit(&[by(second, vec![at("{2}", other)])]), []);
+                assert_eq!(commit(&[by(first, vec![at("{1}", one)])]), []);
+                let revised = commit(&[by(second, vec![at("{3}", other)])]);
+                assert_eq!(revised, [(second.as_str().to_owned(), true)]);
+            }
+        }
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub fn retentions(entities: &[EntitySettings]) -> BTreeMap<SeenLane, Duration> {
     let mut longest: BTreeMap<SeenLane, Option<Duration>> = BTreeMap::new();
     for lane in entities.iter().flat_map(|entity| &entity.lanes) {
         let seen = match lane.lane {
-            Lane::Web => SeenLane::Web,
+            Lane::Web | Lane::GraphQl => SeenLane::Web,
             Lane::Git => SeenLane::Git,
         };
         let kept = lane.retention.map(|retention| retention.saturating_add(KEPT_LONGER));

@@ -66,7 +66,7 @@ pub(crate) fn write(out: &mut Vec<u8>, who: &Who, log: &LaneLog, index: u64, var
     writer.entry(log, index, variant, action);
 }
 
-const LOGINS: [&str; 16] = [
+pub(crate) const LOGINS: [&str; 16] = [
     "mona",
     "hubot",
     "octocat",
@@ -104,8 +104,8 @@ const GIT_AGENTS: [&str; 4] = [
     "git/2.39.5 (Apple Git-154)",
     "JGit/6.10.0.202406032230-r",
 ];
-const COUNTRIES: [&str; 8] = ["NL", "DE", "US", "JP", "GB", "SE", "NG", "IN"];
-const OPERATIONS: [&str; 6] =
+pub(crate) const COUNTRIES: [&str; 8] = ["NL", "DE", "US", "JP", "GB", "SE", "NG", "IN"];
+pub(crate) const OPERATIONS: [&str; 6] =
     ["create", "modify", "remove", "access", "authentication", "transfer"];
 const CONCLUSIONS: [&str; 4] = ["success", "success", "failure", "cancelled"];
 const EVENTS: [&str; 4] = ["push", "pull_request", "schedule", "workflow_dispatch"];
@@ -276,7 +276,7 @@ impl Writer<'_> {
             }
         }
         let agent = match lane {
-            Lane::Web => self.rng.pick(&AGENTS),
+            Lane::Web | Lane::GraphQl => self.rng.pick(&AGENTS),
             Lane::Git => self.rng.pick(&GIT_AGENTS),
         };
         self.text("user_agent", agent);

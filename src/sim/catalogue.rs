@@ -118,7 +118,7 @@ pub(crate) fn actions(lane: Lane) -> &'static Actions {
     static PARSED: OnceLock<(Actions, Actions)> = OnceLock::new();
     let (web, git) = PARSED.get_or_init(parse);
     match lane {
-        Lane::Web => web,
+        Lane::Web | Lane::GraphQl => web,
         Lane::Git => git,
     }
 }

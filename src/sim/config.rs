@@ -169,7 +169,7 @@ impl SimEntity {
     /// The traffic of a lane.
     pub fn traffic(&self, lane: Lane) -> &Traffic {
         match lane {
-            Lane::Web => &self.web,
+            Lane::Web | Lane::GraphQl => &self.web,
             Lane::Git => &self.git,
         }
     }

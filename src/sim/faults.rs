@@ -146,6 +146,8 @@ faults! {
     huge_entry: f64 = 0.0;
     /// Entry: brackets that do not close: its page cannot be cut.
     uncuttable: f64 = 0.0;
+    /// Entry: GraphQL alone shows it, where it shows such entries at all.
+    graphql_only: f64 = 0.0;
     /// Entry: so many entries dated 2099 in each lane, visible from the start.
     dated_2099: u64 = 0;
     /// Entry: runs of so many entries within one millisecond; 0: none.
@@ -171,6 +173,10 @@ faults! {
     limits_429: bool = false;
     /// World: a 304 is not counted against the limit.
     not_modified_is_free: bool = false;
+    /// World: GraphQL has no audit log any more.
+    graphql_dropped: bool = false;
+    /// World: REST shows entries so many simulated seconds later than GraphQL.
+    graphql_ahead_s: u64 = 0;
     /// World: every last page has a `next` link to itself: the chain never ends.
     endless_next: bool = false;
 
@@ -254,6 +260,10 @@ faults! {
     secondary_retry_after_s: u64 = 1;
     /// Request: a secondary limit that only its message tells.
     secondary_message: f64 = 0.0;
+    /// Request: GraphQL gives a part of the page, status 200, and an error.
+    graphql_partial: f64 = 0.0;
+    /// Request: GraphQL shows one entry of the page as null, without an error.
+    graphql_null: f64 = 0.0;
     /// Request faults strike at most so many times, then no more; 0: without end.
     at_most: u64 = 0;
 }

@@ -53,6 +53,13 @@ pub(crate) struct Rows {
     pub(crate) link_elsewhere: bool,
 }
 
+/// To a page in GraphQL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct GraphQl {
+    pub(crate) partial: bool,
+    pub(crate) null: bool,
+}
+
 /// All that strikes one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -60,6 +67,7 @@ pub(crate) struct Plan {
     pub(crate) cut: Option<Cut>,
     pub(crate) date: Date,
     pub(crate) rows: Rows,
+    pub(crate) graphql: GraphQl,
     pub(crate) slow: bool,
     pub(crate) drip: bool,
     /// A number for details, such as where a body is cut.
@@ -76,6 +84,7 @@ impl Plan {
             cut: None,
             date: Date::True,
             rows: Rows::default(),
+            graphql: GraphQl::default(),
             slow: false,
             drip: false,
             draw,
@@ -110,6 +119,24 @@ impl Plan {
         }
         plan.names = names;
         plan
+    }
+}
+
+impl Plan {
+    /// What may strike a request in GraphQL besides.
+    pub(crate) fn of_graphql(mut self, faults: &Faults) -> Self {
+        let mut strikes = |name, rate, purpose| {
+            let hit = Chance::new(rate).hits(mix(self.draw, purpose));
+            if hit {
+                self.names.push(name);
+            }
+            hit
+        };
+        self.graphql = GraphQl {
+            partial: strikes("graphql_partial", faults.graphql_partial, 1_001),
+            null: strikes("graphql_null", faults.graphql_null, 1_002),
+        };
+        self
     }
 }
 

@@ -17,7 +17,7 @@ pub struct JournalEntry {
     pub entity: String,
     /// Enterprise or organization.
     pub kind: EntityKind,
-    /// Web or Git.
+    /// Web or Git; GraphQL for an entry as GraphQL shows it.
     pub lane: Lane,
     /// The id under which a reader must know it: `_document_id`, or `sha256:` and the digest of the body where the
     /// entry carries none that is a string. Where it is uncuttable, `sha256:` and the digest of a page that holds it
@@ -49,7 +49,7 @@ pub(crate) fn entries(
     now: i64,
 ) -> impl Iterator<Item = JournalEntry> + '_ {
     let lanes = state.entities.iter().enumerate().flat_map(move |(number, entity)| {
-        Lane::ALL.map(|lane| Of { state, number, entity, lane, from_ms, now })
+        Lane::REST.map(|lane| Of { state, number, entity, lane, from_ms, now })
     });
     lanes.flat_map(|of| of.indexes().flat_map(move |index| of.bodies(index)))
 }
@@ -70,7 +70,8 @@ impl<'a> Of<'a> {
     fn indexes(self) -> impl Iterator<Item = u64> + 'a {
         let log = self.entity.lane(self.lane);
         let first = log.first_changed_after(self.from_ms, self.now);
-        (first..log.count_until(self.now)).chain(log.extras())
+        let indexes = (first..log.count_until(self.now)).chain(log.extras());
+        indexes.filter(|index| !log.is_graphql_only(*index))
     }
 
     /// The bodies of one entry that became visible in the span.
@@ -86,6 +87,29 @@ impl<'a> Of<'a> {
             JournalEntry { visible_at_ms, replaced_at_ms, served, ..entry }
         })
     }
+}
+
+/// What GraphQL has shown up to `now`: organizations' entries of its 60 actions, with the bodies of their nodes.
+pub(crate) fn nodes(state: &State, now: i64) -> impl Iterator<Item = JournalEntry> + '_ {
+    let organizations = state.entities.iter().filter(|it| it.who.kind == EntityKind::Organization);
+    organizations.flat_map(move |entity| {
+        let log = entity.lane(Lane::Web);
+        let indexes = (0..log.count_until(now)).filter(move |it| log.visible_at(*it) <= now);
+        indexes.filter_map(move |index| {
+            let body = Bytes::from(entity.node(index)?);
+            let plain = one(entity, Lane::Web, index, Variant::default());
+            let id = body::text_of(&log.id(index)).to_owned();
+            Some(JournalEntry {
+                id,
+                sha256: Sha256::digest(&body).into(),
+                lane: Lane::GraphQl,
+                visible_at_ms: log.visible_at(index),
+                uncuttable: false,
+                body,
+                ..plain
+            })
+        })
+    })
 }
 
 fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalEntry {
@@ -116,11 +140,12 @@ fn one(entity: &EntityLog, lane: Lane, index: u64, variant: Variant) -> JournalE
 
 /// How many entries have been visible up to `now`.
 pub(crate) fn visible(state: &State, now: i64) -> u64 {
-    let lanes = state.entities.iter().flat_map(|entity| Lane::ALL.map(|lane| entity.lane(lane)));
+    let lanes = state.entities.iter().flat_map(|entity| Lane::REST.map(|lane| entity.lane(lane)));
     lanes
         .map(|log| {
             let indexes = (0..log.count_until(now)).chain(log.extras());
-            super::rng::u64_of(indexes.filter(|index| log.visible_at(*index) <= now).count())
+            let seen = |index: &u64| log.visible_at(*index) <= now && !log.is_graphql_only(*index);
+            super::rng::u64_of(indexes.filter(seen).count())
         })
         .sum()
 }

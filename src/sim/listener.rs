@@ -3,9 +3,9 @@
 use super::answer::{Answer, Kill, SimBody};
 use http::request::Parts;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) trait Answerer: Send + Sync + 'static {
     /// A connection was accepted.
     fn connected(&self) {}
     /// The answer to a request.
-    fn answer(&self, request: &Parts) -> Answer;
+    fn answer(&self, request: &Parts, body: &[u8]) -> Answer;
 }
 
 /// Accepts until `stop`.
@@ -105,7 +105,9 @@ impl<A: Answerer> Connection<A> {
     }
 
     async fn respond(&self, request: Request<Incoming>) -> io::Result<Response<SimBody>> {
-        let answer = self.answerer.answer(&request.into_parts().0);
+        let (request, body) = request.into_parts();
+        let body = collected(body).await.ok_or(io::ErrorKind::InvalidData)?;
+        let answer = self.answerer.answer(&request, &body);
         if let Some(delay) = answer.delay {
             tokio::select! {
                 () = self.stop.cancelled() => {}
@@ -118,6 +120,21 @@ impl<A: Answerer> Connection<A> {
         }
         Ok(answer.into_response(Arc::clone(&self.kill)))
     }
+}
+
+/// The body of a request; `None` when it breaks off or is too large for a query.
+async fn collected(mut body: Incoming) -> Option<Vec<u8>> {
+    const BYTES_MAX: usize = 1 << 20;
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > BYTES_MAX {
+            return None;
+        }
+    }
+    Some(bytes)
 }
 
 /// Runs the streams of HTTP/2 connections as tasks that have an end.

@@ -8,7 +8,7 @@ use super::phrase::Window;
 use super::query::Query;
 use super::rng::{mix, u64_of, usize_of};
 use super::timeline::{Key, LaneLog, Variant};
-use crate::audit::Lane;
+use crate::audit::{EntityKind, Lane};
 
 /// One entity.
 #[derive(Debug)]
@@ -48,6 +48,10 @@ pub(crate) struct World {
     pub(crate) filters_created_at: bool,
     /// See [`Faults::git_newest_first`].
     pub(crate) git_newest_first: bool,
+    /// Asked in GraphQL.
+    pub(crate) graphql: bool,
+    /// See [`Faults::graphql_ahead_s`].
+    pub(crate) rest_later_ms: i64,
 }
 
 impl EntityLog {
@@ -59,8 +63,12 @@ impl EntityLog {
         clock: SimClock,
         faults: &Faults,
     ) -> Self {
+        let mut faults = faults.clone();
+        if shown.kind == EntityKind::Enterprise {
+            faults.graphql_only = 0.0;
+        }
         let lane = |lane| {
-            LaneLog::new(seed, &shown.slug, lane, clock.start_ms, shown.traffic(lane), faults)
+            LaneLog::new(seed, &shown.slug, lane, clock.start_ms, shown.traffic(lane), &faults)
         };
         Self {
             who: Who::new(seed, entity.kind, &entity.slug),
@@ -73,7 +81,7 @@ impl EntityLog {
     /// One of the lanes.
     pub(crate) fn lane(&self, lane: Lane) -> &LaneLog {
         match lane {
-            Lane::Web => &self.web,
+            Lane::Web | Lane::GraphQl => &self.web,
             Lane::Git => &self.git,
         }
     }
@@ -87,6 +95,11 @@ impl EntityLog {
         variant: Variant,
     ) {
         body::write(out, &self.shown, self.lane(lane), index, variant);
+    }
+
+    /// A web entry as GraphQL shows it.
+    pub(crate) fn node(&self, index: u64) -> Option<String> {
+        super::node::node(&self.shown, &self.web, index)
     }
 
     /// Appends the body of a row as it is at `now`.
@@ -158,12 +171,21 @@ impl EntityLog {
         if to < from {
             to = from.saturating_sub(1);
         }
+        let way_in = move |key: &Key| {
+            if world.graphql {
+                return super::node::is_shown(log, key.index);
+            }
+            !log.is_graphql_only(key.index)
+                && (world.rest_later_ms == 0
+                    || log.visible_at(key.index).saturating_add(world.rest_later_ms) <= now)
+        };
         let inside = move |key: &Key| {
             let at = if world.filters_created_at { log.created_at(key.index) } else { key.ts };
             (window.from_ms..=window.to_ms).contains(&at)
         };
         log.walk(from, to, now, bounds.descending)
             .filter(move |key| bounds.hold(key) && inside(key) && log.is_shown(key.index, now))
+            .filter(way_in)
             .map(move |key| Row { key, lane })
     }
 }
@@ -207,7 +229,6 @@ mod tests {
     use super::super::config::{DAY_S, Traffic};
     use super::super::query::query;
     use super::*;
-    use crate::audit::EntityKind;
     use std::collections::BTreeSet;
 
     const START_MS: i64 = 1_750_000_000_000;
@@ -253,7 +274,7 @@ mod tests {
     fn paging_shows_each_visible_entry_once_in_either_order() {
         let (log, now) = (log(&nasty()), START_MS + 60_000);
         for (include, lanes) in
-            [("web", vec![Lane::Web]), ("git", vec![Lane::Git]), ("all", Lane::ALL.to_vec())]
+            [("web", vec![Lane::Web]), ("git", vec![Lane::Git]), ("all", Lane::REST.to_vec())]
         {
             let visible: BTreeSet<_> = lanes
                 .iter()
@@ -281,8 +302,8 @@ mod tests {
     #[test]
     fn slices_of_time_make_up_the_whole() {
         let (log, now) = (log(&nasty()), START_MS + 60_000);
-        for world in [World::default(), World { filters_created_at: true, git_newest_first: true }]
-        {
+        let other = World { filters_created_at: true, git_newest_first: true, ..World::default() };
+        for world in [World::default(), other] {
             let mut count = 0;
             let mut day = START_MS / 86_400_000 - 200;
             while day < START_MS / 86_400_000 + 2 {

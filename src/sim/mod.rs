@@ -2,7 +2,7 @@
 //!
 //! It speaks GitHub's REST audit log over HTTP: parameters, `Link` forms, cursors, `created:` in whole seconds, the
 //! three-month default, retention, rate limits and headers. [`Faults`] has a switch for each thing that GitHub, or
-//! something that poses as it, may do.
+//! something that poses as it, may do. It also answers an organization's audit log in GraphQL.
 //!
 //! # How the log is made
 //!
@@ -24,11 +24,13 @@ mod config;
 mod cursor;
 mod disturb;
 mod faults;
+mod graphql;
 mod inject;
 mod journal;
 mod limits;
 mod listener;
 mod log;
+mod node;
 mod page;
 mod phrase;
 mod premade;

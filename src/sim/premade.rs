@@ -46,7 +46,7 @@ pub(crate) enum Found<'a> {
 impl Premade {
     /// Makes the blocks.
     pub(crate) fn new(entities: &[EntityLog], start_ms: i64) -> Self {
-        let lanes = |entity| Lane::ALL.map(|lane| blocks(entity, lane, start_ms));
+        let lanes = |entity| Lane::REST.map(|lane| blocks(entity, lane, start_ms));
         Self(entities.iter().map(lanes).collect())
     }
 

@@ -112,7 +112,7 @@ impl Query {
             },
             ("include", "web") => self.lanes = vec![Lane::Web],
             ("include", "git") => self.lanes = vec![Lane::Git],
-            ("include", "all") => self.lanes = Lane::ALL.to_vec(),
+            ("include", "all") => self.lanes = Lane::REST.to_vec(),
             ("include", _) => return Err(BadQuery::Value("include")),
             ("order", "asc") => self.ascending = true,
             ("order", "desc") => self.ascending = false,
@@ -170,7 +170,7 @@ mod tests {
         let text = "phrase=created%3A%3E%3D2026-01-01&include=all&order=asc&per_page=500&after=&before=&page=3";
         let query = query(text, 0, true, false).unwrap();
         assert_eq!((query.per_page, query.ascending, query.page), (100, true, Some(3)));
-        assert_eq!(query.lanes, Lane::ALL);
+        assert_eq!(query.lanes, Lane::REST);
         assert_eq!(query.window.from_ms, 1_767_225_600_000);
     }
 

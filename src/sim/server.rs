@@ -93,6 +93,11 @@ impl Sim {
         journal::entries(&self.state, None, self.now_ms())
     }
 
+    /// Every entry that GraphQL has shown so far, with its node as the body. What GraphQL alone shows stands only here.
+    pub fn graphql_journal(&self) -> Vec<JournalEntry> {
+        journal::nodes(&self.state, self.now_ms()).collect()
+    }
+
     /// How many entries have become visible so far, over all entities and lanes, revisions not counted.
     pub fn visible_entries(&self) -> u64 {
         journal::visible(&self.state, self.now_ms())
@@ -189,7 +194,7 @@ pub async fn serve_forever(config: SimConfig) -> io::Result<()> {
 struct Elsewhere(Arc<State>);
 
 impl Answerer for Elsewhere {
-    fn answer(&self, request: &Parts) -> Answer {
+    fn answer(&self, request: &Parts, _: &[u8]) -> Answer {
         let mut stats = lock(&self.0.stats);
         stats.elsewhere_requests += 1;
         if request.headers.contains_key(header::AUTHORIZATION) {

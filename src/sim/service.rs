@@ -4,6 +4,7 @@ use super::access::Who;
 use super::answer::{Answer, Step};
 use super::config::SimInstallation;
 use super::disturb;
+use super::graphql::{Reaction, is_endpoint};
 use super::inject::{Date, Plan, Reply};
 use super::limits::Standing;
 use super::listener::Answerer;
@@ -41,18 +42,23 @@ impl Answerer for State {
         lock(&self.stats).connections += 1;
     }
 
-    fn answer(&self, request: &Parts) -> Answer {
+    fn answer(&self, request: &Parts, body: &[u8]) -> Answer {
         let now = self.clock.now_ms();
-        let (mut answer, plan) = match self.gate(request) {
-            Err(refusal) => (*refusal, Plan::none(0)),
-            Ok(()) => match self.app_answer(request, now) {
-                Some(answer) => (answer, Plan::none(0)),
-                None => match self.identify(request, now) {
-                    Ok(asked) => (self.answer_asked(&asked), asked.plan),
-                    Err(refusal) => (*refusal, Plan::none(0)),
-                },
-            },
-        };
+        let answered = self.gate(request).and_then(|()| {
+            if request.method == http::Method::POST
+                && is_endpoint(request.uri.path(), &self.base_path)
+            {
+                let who = self.sender(request, now)?;
+                return Ok(self.graphql(request, body, &who, now));
+            }
+            if let Some(answer) = self.app_answer(request, now) {
+                return Ok(Reaction { answer, plan: Plan::none(0) });
+            }
+            let asked = self.identify(request, now)?;
+            Ok(Reaction { answer: self.answer_asked(&asked), plan: asked.plan })
+        });
+        let Reaction { mut answer, plan } =
+            answered.unwrap_or_else(|refusal| Reaction { answer: *refusal, plan: Plan::none(0) });
         self.common_headers(&mut answer, &plan, now);
         let mut stats = lock(&self.stats);
         stats.requests += 1;
@@ -79,13 +85,19 @@ impl State {
         self.version(request)
     }
 
+    /// Whose token it is, or the refusal.
+    fn sender(&self, request: &Parts, now: i64) -> Result<Who, Box<Answer>> {
+        let who = lock(&self.access).who(bearer(request).unwrap_or_default(), now);
+        who.ok_or_else(|| {
+            Box::new(Answer::message(StatusCode::UNAUTHORIZED, "Bad credentials", DOCS))
+        })
+    }
+
     /// Who asks for what, or the refusal.
     fn identify<'a>(&'a self, request: &'a Parts, now: i64) -> Result<Asked<'a>, Box<Answer>> {
         let refused = |status, message: &str| Box::new(Answer::message(status, message, DOCS));
         let not_found = || refused(StatusCode::NOT_FOUND, "Not Found");
-        let token = bearer(request).unwrap_or_default();
-        let who = lock(&self.access).who(token, now);
-        let who = who.ok_or_else(|| refused(StatusCode::UNAUTHORIZED, "Bad credentials"))?;
+        let who = self.sender(request, now)?;
         let target =
             path_target(request.uri.path()).filter(|_| request.method == http::Method::GET);
         let target: PathTarget = target.ok_or_else(not_found)?;
@@ -140,7 +152,7 @@ impl State {
                 lock(&self.limits).refund(&asked.user, asked.entity_number);
                 standing.used = standing.used.saturating_sub(1);
             }
-            rate_limit_headers(&mut answer, standing);
+            rate_limit_headers(&mut answer, standing, "audit_log");
         }
         answer
     }
@@ -307,9 +319,7 @@ impl State {
 
     /// Scheme, host and path before the endpoints, as the client called us.
     pub(crate) fn base(&self, request: &Parts) -> String {
-        let host = request.uri.authority().map(http::uri::Authority::as_str);
-        let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
-        format!("{}://{}{}", self.scheme, host.unwrap_or("localhost"), self.base_path)
+        format!("{}://{}{}", self.scheme, host(request), self.base_path)
     }
 
     fn elsewhere_base(&self) -> String {
@@ -352,6 +362,13 @@ impl State {
     }
 }
 
+/// Host and port as the client called us.
+pub(crate) fn host(request: &Parts) -> &str {
+    let host = request.uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
+    host.unwrap_or("localhost")
+}
+
 /// The lane whose faults a request draws: Git for `include=git`.
 fn lane_of(request: &Parts) -> Lane {
     let git = request.uri.query().is_some_and(|query| query.contains("include=git"));
@@ -370,13 +387,13 @@ pub(crate) fn bearer(request: &Parts) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token")).then_some(token)
 }
 
-fn accepts_gzip(request: &Parts) -> bool {
+pub(crate) fn accepts_gzip(request: &Parts) -> bool {
     let accepted =
         request.headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("gzip"))
 }
 
-fn rate_limit_headers(answer: &mut Answer, standing: Standing) {
+pub(crate) fn rate_limit_headers(answer: &mut Answer, standing: Standing, resource: &str) {
     let mut number = Vec::new();
     let each = [
         ("x-ratelimit-limit", standing.limit),
@@ -391,7 +408,7 @@ fn rate_limit_headers(answer: &mut Answer, standing: Standing) {
             answer.header(name, &number);
         }
     }
-    answer.header("x-ratelimit-resource", "audit_log");
+    answer.header("x-ratelimit-resource", resource);
 }
 
 fn primary_limit(status: StatusCode, standing: Option<Standing>) -> Answer {
@@ -401,7 +418,7 @@ fn primary_limit(status: StatusCode, standing: Option<Standing>) -> Answer {
         "https://docs.github.com/rest/overview/rate-limits-for-the-rest-api",
     );
     if let Some(standing) = standing {
-        rate_limit_headers(&mut answer, standing);
+        rate_limit_headers(&mut answer, standing, "audit_log");
     }
     answer
 }

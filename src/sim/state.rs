@@ -84,10 +84,7 @@ impl State {
             scheme: if config.tls { "https" } else { "http" },
             elsewhere,
             api_versions: config.api_versions.clone(),
-            lanes: entities
-                .iter()
-                .flat_map(|_| [LaneState::default(), LaneState::default()])
-                .collect(),
+            lanes: entities.iter().flat_map(|_| Lane::ALL.map(|_| LaneState::default())).collect(),
             entities,
             clock: Clock::start(config.clock),
             access: Mutex::new(Access::new(config)),
@@ -128,7 +125,8 @@ impl State {
             return Plan::none(0);
         };
         let number = state.requests.fetch_add(1, Ordering::Relaxed);
-        let draw = mix(mix(self.seed, log.lane(lane).seed), number);
+        let own = if lane == Lane::GraphQl { mix(self.seed, 1) } else { self.seed };
+        let draw = mix(mix(own, log.lane(lane).seed), number);
         let meant = faults.only_entity.as_ref().is_none_or(|only| *only == log.who.slug)
             && faults.only_lane.is_none_or(|only| only == lane);
         if !meant {
@@ -136,7 +134,10 @@ impl State {
         }
         let overall = self.requests.fetch_add(1, Ordering::Relaxed);
         let since = overall - self.last_wild_date.load(Ordering::Relaxed).min(overall);
-        let plan = Plan::new(&faults, draw, since >= WILD_DATE_APART);
+        let mut plan = Plan::new(&faults, draw, since >= WILD_DATE_APART);
+        if lane == Lane::GraphQl {
+            plan = plan.of_graphql(&faults);
+        }
         let spent = faults.at_most > 0 && self.struck.load(Ordering::Relaxed) >= faults.at_most;
         if plan.names.is_empty() || spent {
             return Plan::none(draw);
@@ -149,7 +150,8 @@ impl State {
     }
 
     fn lane(&self, entity: usize, lane: Lane) -> Option<&LaneState> {
-        self.lanes.get(entity * 2 + usize::from(lane == Lane::Git))
+        let place = Lane::ALL.iter().position(|of| *of == lane)?;
+        self.lanes.get(entity * Lane::ALL.len() + place)
     }
 
     /// Properties that selecting rows depends on.
@@ -158,6 +160,8 @@ impl State {
         World {
             filters_created_at: faults.created_filters_created_at,
             git_newest_first: faults.git_newest_first,
+            graphql: false,
+            rest_later_ms: super::rng::i64_of(faults.graphql_ahead_s).saturating_mul(1000),
         }
     }
 
@@ -166,7 +170,7 @@ impl State {
         let Some(log) = self.entities.get(entity) else {
             return;
         };
-        for lane in Lane::ALL {
+        for lane in Lane::REST {
             let Some(state) = self.lane(entity, lane) else {
                 continue;
             };

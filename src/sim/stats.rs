@@ -19,6 +19,10 @@ pub struct SimStats {
     pub entries_served: u64,
     /// Bytes of those pages as sent, after compression.
     pub body_bytes: u64,
+    /// Pages of entries answered in GraphQL, a part or with holes too.
+    pub graphql_pages: u64,
+    /// Entries in those pages.
+    pub graphql_entries: u64,
     /// Requests over the hourly limit.
     pub over_limit: u64,
     /// Requests of Apps, as themselves, that were refused for their JWT.

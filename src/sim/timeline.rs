@@ -71,6 +71,7 @@ pub(crate) struct LaneLog {
     revised_after_ms: u64,
     ip_from_ms: Option<i64>,
     reused: Chance,
+    graphql_only: Chance,
     ties: (u64, u64),
     burst: (u64, u64),
 }
@@ -86,7 +87,7 @@ impl LaneLog {
         faults: &Faults,
     ) -> Self {
         let kept_s = traffic.retention_s.unwrap_or(match lane {
-            Lane::Web => 180 * DAY_S,
+            Lane::Web | Lane::GraphQl => 180 * DAY_S,
             Lane::Git => 7 * DAY_S,
         });
         let span_s = traffic.history_span_s.unwrap_or(kept_s / 10 * 9).max(1);
@@ -111,6 +112,7 @@ impl LaneLog {
             ip_from_ms: (faults.ip_disclosed_after_s > 0)
                 .then(|| start_ms + i64_of(faults.ip_disclosed_after_s * 1000)),
             reused: Chance::new(faults.reused_id * 64.0),
+            graphql_only: Chance::new(faults.graphql_only),
             ties: (faults.tie_run, faults.tie_every.max(1)),
             burst: ((history - burst) / 2, burst),
         };
@@ -211,6 +213,13 @@ impl LaneLog {
         let draw = self.draw(index, 4);
         let after = self.revised_after_ms + mix(draw, 1) % (self.revised_after_ms / 2 + 1);
         self.revised.hits(draw).then(|| self.visible_at(index).saturating_add(i64_of(after)))
+    }
+
+    /// Whether GraphQL shows it and REST never does.
+    pub(crate) fn is_graphql_only(&self, index: u64) -> bool {
+        !self.graphql_only.is_never()
+            && self.graphql_only.hits(self.draw(index, 10))
+            && super::node::is_shown(self, index)
     }
 
     /// Its body at `now`.

@@ -32,7 +32,7 @@ async fn world(
     further: usize,
     faults: Faults,
 ) -> World {
-    let token = || SimToken { token: secret_token(), rate_limit_per_hour: None };
+    let token = || SimToken::new(&secret_token());
     let config = SimConfig {
         entities,
         rate_limit_per_hour: limit,

@@ -19,6 +19,8 @@ mod faults;
 #[cfg(test)]
 mod github;
 #[cfg(test)]
+mod graphql;
+#[cfg(test)]
 mod kafka;
 #[cfg(test)]
 mod operator;

@@ -48,7 +48,8 @@ fn read_one(
         );
     }
     let server = super::server::chosen(table, servers);
-    let access = if APP_KEYS.iter().any(|key| table.has(key)) {
+    let of_app = table.has("private_key") || APP_KEYS.iter().any(|key| table.has(key));
+    let access = if of_app {
         app(table, around).map(Access::App)
     } else {
         for key in APP_KEYS {

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How long GitHub keeps a lane unless the operator says otherwise.
 const fn default_retention(lane: Lane) -> Duration {
     match lane {
-        Lane::Web => days(180),
+        Lane::Web | Lane::GraphQl => days(180),
         Lane::Git => days(7),
     }
 }
@@ -72,7 +72,7 @@ fn read_one(
     let server = super::server::chosen(table, servers);
     let who = (name.as_ref(), server.as_deref());
     let credentials = credentials(table, who, pool, around);
-    let lanes = lanes(table);
+    let lanes = lanes(table, kind);
     let allow_overlap = table.boolean("allow_overlap", false);
     let settings = EntitySettings {
         name: name?,
@@ -133,14 +133,23 @@ fn slug(table: &mut Table<'_>) -> Option<String> {
     None
 }
 
-fn lanes(table: &mut Table<'_>) -> Vec<LaneSettings> {
+fn lanes(table: &mut Table<'_>, kind: Option<EntityKind>) -> Vec<LaneSettings> {
     let chosen = chosen_lanes(table);
+    check_graphql(table, &chosen, kind);
     let mut retention = table.table("retention");
     let mut lanes = Vec::new();
+    let mut web = None;
     for lane in Lane::ALL {
         let range = seconds(3600)..=days(3653);
-        let default = Some(default_retention(lane));
+        let default = match lane {
+            // two views of one log
+            Lane::GraphQl => web,
+            Lane::Web | Lane::Git => Some(default_retention(lane)),
+        };
         let kept = retention.duration_or_unlimited(lane.as_str(), range, default);
+        if lane == Lane::Web {
+            web = kept;
+        }
         if chosen.contains(&lane) {
             lanes.push(LaneSettings { lane, retention: kept });
         }
@@ -150,7 +159,7 @@ fn lanes(table: &mut Table<'_>) -> Vec<LaneSettings> {
 }
 
 fn chosen_lanes(table: &mut Table<'_>) -> BTreeSet<Lane> {
-    let Some(texts) = table.texts("lanes") else { return Lane::ALL.into() };
+    let Some(texts) = table.texts("lanes") else { return Lane::REST.into() };
     if texts.is_empty() {
         table.fault("lanes", "is empty, so nothing would be read", "write [\"web\", \"git\"]");
     }
@@ -163,11 +172,32 @@ fn chosen_lanes(table: &mut Table<'_>) -> BTreeSet<Lane> {
             None => table.fault(
                 "lanes",
                 format!("{text:?} is not a lane"),
-                "write a list of \"web\" and \"git\"",
+                "write a list of \"web\", \"git\" and, for an organization, \"graphql\"",
             ),
         }
     }
     lanes
+}
+
+/// GraphQL shows an organization's log alone, and of that 60 actions: it cannot stand for the others.
+fn check_graphql(table: &Table<'_>, chosen: &BTreeSet<Lane>, kind: Option<EntityKind>) {
+    if !chosen.contains(&Lane::GraphQl) {
+        return;
+    }
+    if kind == Some(EntityKind::Enterprise) {
+        table.fault(
+            "lanes",
+            "\"graphql\" is for organizations: GitHub's GraphQL has no audit log of an enterprise",
+            "remove \"graphql\", or name the organizations as entities of their own",
+        );
+    }
+    if !chosen.contains(&Lane::Web) {
+        table.fault(
+            "lanes",
+            "\"graphql\" without \"web\" would miss most entries: GraphQL shows 60 of the actions",
+            "add \"web\"",
+        );
+    }
 }
 
 /// Its credentials: exactly one way. Its own token is the simple form, and a credential that bears the entity's name.

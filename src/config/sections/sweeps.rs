@@ -36,6 +36,8 @@ fn last_look(report: &Report, entity: &Read, lane: Lane, kept: Duration, collect
     let (key, margin) = match lane {
         Lane::Web => ("collect.last_look_web", collect.last_look_web),
         Lane::Git => ("collect.last_look_git", collect.last_look_git),
+        // it has none
+        Lane::GraphQl => return,
     };
     if margin.is_zero() || margin.saturating_add(collect.settling) < kept {
         return;

@@ -26,9 +26,12 @@ type Place = (Lane, u64);
 
 /// A request that has ended.
 pub(super) struct Done {
-    purpose: Purpose,
-    ticket: Ticket,
-    answer: Result<Page, SourceError>,
+    pub(super) purpose: Purpose,
+    /// Number of the credential.
+    way: usize,
+    /// Of the scheduler; the optional lane needs none.
+    ticket: Option<Ticket>,
+    pub(super) answer: Result<Page, SourceError>,
     took_ms: i64,
 }
 
@@ -62,6 +65,11 @@ impl Fetches {
 
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
+    }
+
+    /// Whether a request of this lane is under way.
+    pub(super) fn has(&self, lane: Lane) -> bool {
+        self.places.keys().any(|(of, _)| *of == lane)
     }
 
     /// The next one that ends; never, while none is under way.
@@ -106,6 +114,16 @@ impl Fetches {
     }
 }
 
+/// Where a request belongs; `None` for one that only asks for the time.
+fn place_of(purpose: &Purpose) -> Option<Place> {
+    match purpose {
+        Purpose::Probe => None,
+        // slices are numbered from 1
+        Purpose::Offer => Some((Lane::GraphQl, 0)),
+        Purpose::Page(wanted) => Some((wanted.lane, wanted.slice)),
+    }
+}
+
 impl<S: Source, O: Opener> Collector<S, O> {
     /// Begins the requests that are due, or says at what monotonic time to look again.
     pub(super) fn start_fetches(&mut self) -> i64 {
@@ -131,6 +149,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
             return self.reshape_first(now, later);
         }
         let settles = schedule::settles_mono_ms(&view);
+        let optional = self.start_optional(now_s, now);
+        if optional.reshape {
+            return self.reshape_first(now, later);
+        }
         let places: Vec<Place> =
             wants.demand.items.iter().map(|item| (item.lane, item.slice)).collect();
         let turn = self.seat.ask(wants.demand, Now { s: now_s, mono_ms: now });
@@ -150,17 +172,23 @@ impl<S: Source, O: Opener> Collector<S, O> {
             }
         }
         let aside = self.refusals.iter().any(|pause| pause.until(now).is_some());
-        let wake = turn.wake_ms.into_iter().chain(settles).filter(|at| *at > now).min();
+        let wake = turn
+            .wake_ms
+            .into_iter()
+            .chain(settles)
+            .chain(optional.wake_ms)
+            .filter(|at| *at > now)
+            .min();
         let wake = wake.unwrap_or_else(|| now.saturating_add(10_000));
         // another token is noticed soon
         let wake = if aside { wake.min(later) } else { wake };
         wake.min(self.commit_wake(wake))
     }
 
-    fn view(&self, now_s: i64, mono_ms: i64) -> View<'_> {
+    pub(super) fn view(&self, now_s: i64, mono_ms: i64) -> View<'_> {
         View {
             checkpoint: &self.state,
-            rules: &self.parts.context.rules,
+            rules: self.optional.rest(),
             ahead: self.buffer.ahead(),
             in_flight: &self.fetches.places,
             polls: &self.polls,
@@ -195,7 +223,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
     /// What was refused with a token is tried again as soon as the operator has given another one.
     fn try_changed_credentials(&mut self, now: i64) {
         let slow = |pause: &crate::pipeline::pause::Pause| pause.is_slow() && pause.is_on(now);
-        if !self.source_pause.is_slow() && !self.refusals.iter().any(slow) {
+        let optional = self.optional.pause.is_slow();
+        if !self.source_pause.is_slow() && !optional && !self.refusals.iter().any(slow) {
             return;
         }
         let found = generations(&*self.parts.source);
@@ -204,10 +233,12 @@ impl<S: Source, O: Opener> Collector<S, O> {
             if found != tried {
                 self.reshape_wanted = true;
                 self.source_pause.set(now);
+                self.optional.pause.set(now);
                 if let Some(pause) = self.refusals.get_mut(way) {
                     pause.set(now);
                 }
                 self.seat.take_back(way);
+                self.seat.set_aside(way, now, "changed", false);
             }
         }
     }
@@ -229,7 +260,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if !self.fetches.is_empty() {
             return;
         }
-        let lane = self.parts.context.rules.keys().next().copied().unwrap_or(Lane::Web);
+        let lane = self.optional.rest().keys().next().copied().unwrap_or(Lane::Web);
         let from_s = self.clock.now_ms(now).unwrap_or_else(wall_ms).div_euclid(1000);
         let rank = Rank::Tail { due_ms: now, interval_ms: 1000, pages: 1, walking: true };
         let item = Item { lane, slice: 0, rank, from_s, state: State::Ready };
@@ -238,7 +269,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         for (_, ticket) in turn.granted {
             let query = Query { from_s, to_s: None };
             let request = PageRequest { lane, query, cursor: None, per_page: 1 };
-            self.ask(Purpose::Probe, request, None, ticket);
+            self.ask(Purpose::Probe, request, None, ticket.way(), Some(ticket));
         }
     }
 
@@ -251,34 +282,49 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let place = (wanted.lane, wanted.slice);
         let per_page = self.fetches.per_page(place);
         let request = PageRequest { lane: wanted.lane, query: wanted.query, cursor, per_page };
-        self.fetches.places.insert(place, ticket.way());
-        self.ask(Purpose::Page(wanted), request, page, ticket);
+        self.ask(Purpose::Page(wanted), request, page, ticket.way(), Some(ticket));
     }
 
-    fn ask(&mut self, purpose: Purpose, request: PageRequest, page: Option<u64>, ticket: Ticket) {
+    pub(super) fn ask(
+        &mut self,
+        purpose: Purpose,
+        request: PageRequest,
+        page: Option<u64>,
+        way: usize,
+        ticket: Option<Ticket>,
+    ) {
         let source = Arc::clone(&self.parts.source);
-        let Some(credential) = source.credentials().get(ticket.way()).cloned() else { return };
+        let Some(credential) = source.credentials().get(way).cloned() else { return };
+        if let Some(place) = place_of(&purpose) {
+            self.fetches.places.insert(place, way);
+        }
         self.parts.health.named_wait(&self.name, "page", Duration::from_mins(5));
         let began = mono_ms();
         self.fetches.running.push(Box::pin(async move {
             let answer = source.fetch(request, page, &credential).await;
-            Done { purpose, ticket, answer, took_ms: mono_ms().saturating_sub(began) }
+            Done { purpose, way, ticket, answer, took_ms: mono_ms().saturating_sub(began) }
         }));
     }
 
     /// Takes an answer.
     pub(super) fn fetched(&mut self, done: Done) {
-        let Done { purpose, ticket, answer, took_ms } = done;
-        if let Purpose::Page(wanted) = &purpose {
-            self.fetches.places.remove(&(wanted.lane, wanted.slice));
+        if let Some(place) = place_of(&done.purpose) {
+            self.fetches.places.remove(&place);
         }
         let now = mono_ms();
-        if let Ok(page) = &answer {
-            self.fetches.measure(took_ms);
+        if let Ok(page) = &done.answer {
             self.clock.observe(page.date_ms.unwrap_or_else(wall_ms), now);
         }
-        let way = ticket.way();
-        self.book(ticket, &answer, now);
+        if done.purpose.is_optional() {
+            return self.optional_fetched(done);
+        }
+        let Done { purpose, way, ticket, answer, took_ms } = done;
+        if answer.is_ok() {
+            self.fetches.measure(took_ms);
+        }
+        if let Some(ticket) = ticket {
+            self.book(ticket, &answer, now);
+        }
         match (answer, purpose) {
             (Ok(page), purpose) => {
                 self.source_works(way);
@@ -286,7 +332,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
                     // asked again at once: two more answers decide what time it is, and what has expired by then
                     Purpose::Page(_) if self.clock.is_in_doubt() => {}
                     Purpose::Page(wanted) => self.accept(wanted, page, false),
-                    Purpose::Probe => {}
+                    Purpose::Probe | Purpose::Offer => {}
                 }
             }
             (Err(error), purpose) => self.refused(error, purpose, way),
@@ -335,7 +381,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
 
     /// Takes note of a page before it is taken.
     pub(super) fn is_well(&mut self, wanted: &Wanted, page: &Page) {
-        self.last_was_tail = wanted.kind == SliceKind::Tail;
+        if wanted.lane == Lane::GraphQl {
+            self.optional_is_well(wanted);
+        } else {
+            self.last_was_tail = wanted.kind == SliceKind::Tail;
+        }
         self.fetches.is_well((wanted.lane, wanted.slice));
         if wanted.kind == SliceKind::Tail {
             self.schedule_poll(wanted.lane, page.entries.len(), page.next.is_none());

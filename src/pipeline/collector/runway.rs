@@ -50,7 +50,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let credits = self.seat.credits(now);
         let credentials = credits.iter().enumerate().map(|(way, it)| self.credential(way, it, now));
         let why = |lane, slice| self.whys.get(&(lane, slice)).map(ToString::to_string);
-        let rules = &self.parts.context.rules;
+        let rules = self.rules();
         let status = status::entity(&self.state, rules, Some(now_ms), credentials.collect(), why);
         self.parts.board.post_entity(status);
     }

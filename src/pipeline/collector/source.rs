@@ -23,6 +23,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if worked || was_told {
             info!(%entity, credential = %whose, "GitHub answers again");
         }
+        self.seat.prove(way, mono_ms());
         if worked || was_refused {
             self.seat.take_back(way);
             self.parts.health.clear(&part);
@@ -81,11 +82,16 @@ impl<S: Source, O: Opener> Collector<S, O> {
 
     /// No page, and no credential is to blame: says so once, decides what to do instead and when. The cursor does not move.
     pub(super) fn not_taken(&mut self, error: SourceError, purpose: Purpose) {
+        if purpose.is_optional() {
+            return self.optional_refused(error, purpose);
+        }
         let now = mono_ms();
         let entity = &self.parts.context.name;
         match error {
-            // the credential's: see `refused`
-            SourceError::RateLimited { .. } | SourceError::Denied { .. } => {}
+            // the credential's, see `refused`; and the optional lane's
+            SourceError::RateLimited { .. }
+            | SourceError::Denied { .. }
+            | SourceError::NotOffered { .. } => {}
             SourceError::Refused { status, message } => {
                 self.parts.metrics.retry("github", "refused");
                 match purpose {
@@ -150,7 +156,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
         }
         let digest = crate::audit::entry::derived_id(&body);
         if !self.fetches.is_again(place, &digest) {
-            self.source_pause.fail(mono_ms());
+            let optional = wanted.lane == Lane::GraphQl;
+            let pause = if optional { &mut self.optional.pause } else { &mut self.source_pause };
+            pause.fail(mono_ms());
             return;
         }
         // warned about when it is committed: a letter that is known already is no news

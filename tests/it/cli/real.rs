@@ -5,7 +5,8 @@ use crate::support::kafka::Broker;
 use crate::support::wait_until;
 use crate::support::world::World;
 use ghauditd::audit::EntityKind;
-use ghauditd::sim::{SimConfig, SimEntity, Traffic};
+use ghauditd::github::jwt::AppKey;
+use ghauditd::sim::{SimApp, SimConfig, SimEntity, SimToken, Traffic};
 use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
@@ -13,6 +14,10 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_mins(2);
 
 async fn world(name: &str) -> World {
+    world_with(name, SimConfig::default()).await
+}
+
+async fn world_with(name: &str, config: SimConfig) -> World {
     let quiet = |base: Traffic| Traffic {
         history_entries: 300,
         live_per_second: 0.0,
@@ -24,7 +29,7 @@ async fn world(name: &str) -> World {
         git: quiet(Traffic::git()),
         ..SimEntity::new(EntityKind::Enterprise, "acme")
     };
-    let config = SimConfig { entities: vec![entity], ..SimConfig::default() };
+    let config = SimConfig { entities: vec![entity], ..config };
     World::new(name, Broker::shared().address(), config).await
 }
 
@@ -74,6 +79,46 @@ async fn connect_and_checkpoint_and_archive_on_a_running_installation() {
     assert_eq!(code(&output), 4, "{output:?}");
     assert_eq!(verdicts(&json(&output), "entity acme, lane"), ["failed", "failed"]);
     assert!(world.daemon.running(), "looking must not disturb the daemon");
+}
+
+/// Each credential is tried by itself, and shows its own budget.
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_tries_every_credential() {
+    let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/keys/app.pem");
+    let key = AppKey::from_pem(&std::fs::read(pem).unwrap()).unwrap();
+    let config = SimConfig {
+        rate_limit_per_hour: 1_750,
+        further_tokens: vec![SimToken::new("second"), SimToken::new("third")],
+        apps: vec![SimApp { rate_limit_per_hour: Some(900), ..SimApp::new(&key) }],
+        ..SimConfig::default()
+    };
+    let world = world_with("pool", config).await;
+    let app =
+        format!("[credential.app]\nserver = \"sim\"\napp = 12345\nprivate_key_file = {pem:?}\n");
+    let toml = std::fs::read_to_string(world.daemon.config()).unwrap();
+    let toml = toml.replace("[\"c0\", \"c1\", \"c2\"]", "[\"c0\", \"c1\", \"c2\", \"app\"]");
+    world.daemon.configure(&[app, toml].concat());
+    world.sim.revoke_token("second");
+    world.sim.use_elsewhere("third", 0, 1_000);
+    let output = world.daemon.command(&["check", "--connect"]);
+    assert_eq!(code(&output), 4, "{output:?}");
+    let shown = text(&output.stdout);
+    let line = |what: &str| {
+        let found = shown.lines().find(|line| line.contains(what));
+        found.unwrap_or_else(|| panic!("no {what:?} in {shown}")).to_owned()
+    };
+    assert!(line("credentials c0 (token from file").contains("app (App 12345, key from file"));
+    for (what, word, said) in [
+        ("lane web, c0: ", "ok ", "1749 of 1750"),
+        ("lane git, c0: ", "ok ", "1748 of 1750"),
+        ("lane web, c1: ", "FAILED ", "the token from"),
+        ("lane git, c2: ", "ok ", "748 of 1750"),
+        ("lane web, app: ", "ok ", "899 of 900"),
+    ] {
+        let line = line(what);
+        assert!(line.starts_with(word) && line.contains(said), "{line}");
+    }
+    assert!(!shown.contains("second") && !shown.contains("ghs_"), "{shown}");
 }
 
 fn checkpoints(world: &World) {

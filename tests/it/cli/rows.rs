@@ -236,7 +236,7 @@ fn credential_rows() -> Vec<Row> {
         ("app id", app("app = \"my app\"\nprivate_key_file = \"DIR/app.pem\"")),
         ("app id is a token", app("app = \"ghp_secret\"\nprivate_key_file = \"DIR/app.pem\"")),
         ("app installation", app("app = 5\ninstallation = 0\nprivate_key_file = \"DIR/app.pem\"")),
-        ("app key in the file", app("app = 5\nprivate_key = \"-----BEGIN hunter2\"")),
+        ("app key in the file", app("private_key = \"-----BEGIN hunter2\"")),
         (
             "app key as a path",
             app("app = 5\nprivate_key_file = \"-----BEGIN RSA PRIVATE KEY----- hunter2\""),

@@ -25,6 +25,8 @@ pub(crate) struct World {
     entities: Vec<(EntityKind, String)>,
     /// How many credentials the entities have; 1: a token of their own.
     credentials: usize,
+    /// A line of every entity about its lanes; empty: the default.
+    lanes: &'static str,
     archive: String,
 }
 
@@ -60,6 +62,7 @@ impl World {
             brokers: brokers.to_owned(),
             entities,
             credentials: 1 + further.len(),
+            lanes: "",
             archive: String::new(),
             daemon,
         };
@@ -86,6 +89,12 @@ impl World {
     pub(crate) fn archive_to_folder(&mut self, name: &str) {
         let path = self.daemon.home().join(name);
         self.archive = format!("store = \"dir\"\npath = {}\nimmutable = false\n", quoted(&path));
+    }
+
+    /// Every entity has this line about its lanes.
+    pub(crate) fn read_lanes(&mut self, line: &'static str) {
+        self.lanes = line;
+        self.configure("");
     }
 
     /// The archive is a bucket.
@@ -122,7 +131,8 @@ impl World {
             };
             writeln!(
                 entities,
-                "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\n{credentials}\nallow_overlap = true",
+                "[[entity]]\nname = \"{slug}\"\nkind = \"{kind}\"\nslug = \"{slug}\"\nserver = \"sim\"\n{credentials}\nallow_overlap = true\n{}",
+                self.lanes,
             )
             .unwrap();
         }
