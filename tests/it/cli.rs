@@ -260,7 +260,7 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["run"],
         &["check"],
@@ -268,6 +268,7 @@ fn help_of_every_command() {
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["checkpoint", "rebuild"],
         &["offsets"],
         &["archive"],
         &["archive", "list"],
