@@ -216,8 +216,8 @@ fn unaccepted(
     if !problems.is_empty() && !args.accept.contains(&Accept::Holes) {
         let count = u64::try_from(problems.len()).unwrap_or(u64::MAX).saturating_add(more);
         messages.push(format!(
-            "{count} parts of the archive are missing or cannot be used (above): entries in them that GitHub still has would \
-             be collected a second time. Repair the archive, or go on with --accept holes"
+            "the archive has {count} missing or unusable parts (above): entries in them that GitHub still has would be \
+             collected a second time. Repair the archive, or go on with --accept holes"
         ));
     }
     let (archived, new) = configured.strangers(plans);

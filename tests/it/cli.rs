@@ -285,6 +285,7 @@ fn help_of_every_command() {
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["checkpoint", "rebuild"],
         &["offsets"],
         &["replay"],
         &["archive"],

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const LONG: Duration = Duration::from_mins(1);
 const STEP: u64 = 10_000_000_000;
-const HISTORY: u64 = 900;
+const HISTORY: u64 = 250;
 
 /// An enterprise with all the oddities of entries that a fingerprint must not stumble over.
 async fn world(name: &str, live: u64) -> World {
@@ -42,7 +42,7 @@ async fn world(name: &str, live: u64) -> World {
         duplicate_members: odd,
         deep_nesting: odd,
         dated_2099: 2,
-        huge_entry: 0.002,
+        huge_entry: 0.005,
         ..Faults::default()
     };
     let config = SimConfig { entities: vec![acme], faults, ..SimConfig::default() };
