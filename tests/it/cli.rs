@@ -277,7 +277,7 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 17] = [
+    let commands: [&[&str]; 24] = [
         &[],
         &["run"],
         &["check"],
@@ -285,6 +285,12 @@ fn help_of_every_command() {
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["checkpoint", "diff"],
+        &["checkpoint", "save"],
+        &["checkpoint", "restore"],
+        &["checkpoint", "export"],
+        &["checkpoint", "import"],
+        &["checkpoint", "delete"],
         &["checkpoint", "rebuild"],
         &["offsets"],
         &["replay"],

@@ -76,6 +76,7 @@ impl Item {
         let lane = match self.lane {
             Lane::Web => 0,
             Lane::Git => 1,
+            Lane::GraphQl => 2,
         };
         out.extend_from_slice(self.fingerprint.as_bytes());
         out.extend_from_slice(&self.time_ms.unwrap_or(0).to_le_bytes());
@@ -99,7 +100,12 @@ impl Item {
         let item = Self {
             fingerprint: Fingerprint::from_bytes(*fingerprint),
             time_ms: (marks & 8 > 0).then_some(i64::from_le_bytes(*time)),
-            lane: if lane == 0 { Lane::Web } else { Lane::Git },
+            lane: match lane {
+                0 => Lane::Web,
+                1 => Lane::Git,
+                2 => Lane::GraphQl,
+                _ => return None,
+            },
             action: u32::from_le_bytes(*action),
             id: std::str::from_utf8(id).ok()?.to_owned(),
             ingest_ms: i64::from_le_bytes(*ingest),

@@ -380,6 +380,7 @@ impl<'a, S: Source> Walker<'a, S> {
                     }
                     uncut = Some(digest);
                 }
+                SourceError::NotOffered { message } => return Err(gave_up(message)),
                 SourceError::Transport { message, .. } => {
                     failures += 1;
                     if failures >= FAILURES_MAX {
