@@ -138,6 +138,8 @@ fn question(
         .lanes
         .iter()
         .copied()
+        // what GraphQL shows, REST shows too
+        .filter(|settings| settings.lane != Lane::GraphQl)
         .filter(|settings| wanted.is_none_or(|wanted| wanted == settings.lane))
         .collect();
     if lanes.is_empty() {
