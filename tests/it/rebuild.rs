@@ -9,7 +9,7 @@ use ghauditd::audit::EntityKind;
 use ghauditd::sim::{Faults, SimConfig, SimEntity, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_mins(1);
@@ -203,56 +203,60 @@ async fn what_is_archived_is_not_collected_again_and_what_was_not_is_found_once(
     );
 }
 
-/// Starts a rebuild and kills it after a while; true when it had not ended by itself.
-async fn killed_after(world: &World, after: Duration) -> bool {
+fn spawn_rebuild(world: &World) -> Child {
     let config = world.daemon.config();
-    let mut child = Command::new(crate::support::daemon::PROGRAM)
+    Command::new(crate::support::daemon::PROGRAM)
         .args([&REBUILD[..], &["--execute", "--config", config.to_str().unwrap()]].concat())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
-    tokio::time::sleep(after).await;
-    let has_ended = child.try_wait().unwrap().is_some();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    !has_ended
+        .unwrap()
 }
 
-/// Whether the mark of a rebuild stands and no genesis.
-async fn is_unfinished(world: &World) -> bool {
+/// Whether the mark of a rebuild stands; whether a genesis does.
+async fn marks(world: &World) -> (bool, bool) {
     let records = kcat_dump(&world.brokers, &world.topic("ghauditd.checkpoints")).await;
     let has =
         |key: &str| records.iter().any(|record| record.key.as_deref() == Some(key.as_bytes()));
-    has("#rebuild") && !has("#genesis")
+    (has("#rebuild"), has("#genesis"))
+}
+
+/// Kills a rebuild between its first transaction and its last, in a cluster of its own.
+async fn kill_in_the_middle(world: &mut World) {
+    for _ in 0..20 {
+        lose_the_cluster(world);
+        let mut child = spawn_rebuild(world);
+        while !marks(world).await.0 && child.try_wait().unwrap().is_none() {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if marks(world).await == (true, false) {
+            return;
+        }
+    }
+    panic!("20 rebuilds ended before they could be killed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_is_killed_is_run_again_and_no_daemon_starts_before() {
     let mut world = world("killed", 20).await;
     collect(&mut world).await;
-    lose_the_cluster(&mut world);
-    let (mut unfinished, mut after) = (0, Duration::from_millis(300));
-    // each is killed a little later than the one before: before the first transaction, between two, after the last
-    while killed_after(&world, after).await {
-        if is_unfinished(&world).await {
-            unfinished += 1;
-        }
-        if unfinished == 1 {
-            world.daemon.start();
-            let status = world.daemon.wait(LONG).await;
-            let log = world.daemon.log_tail();
-            assert_eq!(status.code(), Some(6), "{log}");
-            assert!(log.contains("has not ended here: run it again"), "{log}");
-            let dry = json(&rebuild(&world, &["--json"]));
-            assert!(dry["notes"].to_string().contains("has not ended in this cluster"), "{dry}");
-        }
-        after += Duration::from_millis(if unfinished == 0 { 50 } else { 30 });
+    kill_in_the_middle(&mut world).await;
+    world.daemon.start();
+    let status = world.daemon.wait(LONG).await;
+    let log = world.daemon.log_tail();
+    assert_eq!(status.code(), Some(6), "{log}");
+    assert!(log.contains("has not ended here: run it again"), "{log}");
+    let dry = json(&rebuild(&world, &["--json"]));
+    assert!(dry["notes"].to_string().contains("has not ended in this cluster"), "{dry}");
+    for wait_ms in [400, 700, 1_000] {
+        let mut child = spawn_rebuild(&world);
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
-    assert!(unfinished > 0, "none was killed between its first transaction and its last");
     let done = rebuild(&world, &["--execute"]);
-    // the last one has ended by itself, or was killed after its last transaction
+    // the last one may have been killed after its last transaction
     assert!(done.status.success() || text(&done).contains("is not empty"), "{}", text(&done));
     assert_eq!(kcat_dump(&world.brokers, &world.topic("ghauditd.gaps")).await.len(), 1);
     assert_eq!(kcat_dump(&world.brokers, &world.topic("ghauditd.operations")).await.len(), 1);
