@@ -260,7 +260,7 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["run"],
         &["check"],
@@ -269,6 +269,7 @@ fn help_of_every_command() {
         &["checkpoint", "list"],
         &["checkpoint", "show"],
         &["offsets"],
+        &["reconcile"],
         &["archive"],
         &["archive", "list"],
         &["archive", "cat"],
@@ -329,7 +330,7 @@ fn exit_codes() {
     let place = Place::new();
     let good = place.write("good.toml", &good().replace("DIR", &place.path("")));
     let bad = place.write("bad.toml", "[kafka]\n");
-    let rows: [(&str, &[&str], i32); 13] = [
+    let rows: [(&str, &[&str], i32); 15] = [
         ("help", &["--help"], 0),
         ("good", &["check", "--config", &good], 0),
         ("no command", &[], 2),
@@ -342,6 +343,12 @@ fn exit_codes() {
         ("checkpoint with faults", &["checkpoint", "list", "--config", &bad], 3),
         ("offsets without a time", &["offsets"], 2),
         ("offsets at no time", &["offsets", "--at", "yesterday"], 2),
+        ("reconcile of nothing", &["reconcile"], 2),
+        (
+            "reconcile that waits for nothing",
+            &["reconcile", "--entity", "a", "--from", "2d", "--to", "1d", "--wait", "1h"],
+            2,
+        ),
         ("folder for man pages", &["man", "/nowhere"], 1),
     ];
     let mut page = String::new();
