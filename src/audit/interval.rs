@@ -32,6 +32,7 @@ impl Intervals {
     }
 
     /// What of this lies in no span of `other`.
+    #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         let mut left = Vec::new();
         for &(from, to) in &self.0 {
@@ -50,6 +51,7 @@ impl Intervals {
     }
 
     /// What of this lies in a span of `other` too.
+    #[must_use]
     pub fn within(&self, other: &Self) -> Self {
         self.without(&self.without(other))
     }
@@ -132,7 +134,9 @@ mod tests {
         ) {
             let all = |spans: Vec<(i64, i64)>| {
                 let mut intervals = Intervals::default();
-                spans.into_iter().for_each(|(from, to)| intervals.insert(from, to));
+                for (from, to) in spans {
+                    intervals.insert(from, to);
+                }
                 intervals
             };
             let (one, other) = (all(one), all(other));

@@ -363,7 +363,6 @@ mod tests {
     use proptest::option;
     use proptest::prelude::*;
     use serde_json::json;
-    use std::collections::BTreeMap;
 
     fn entity() -> EntityName {
         EntityName::try_from("acme".to_owned()).unwrap()

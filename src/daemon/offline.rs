@@ -117,11 +117,7 @@ async fn answer_all(
         producer.commit(planned.batch).await?;
         checkpoint = planned.next;
         let Some(answer) = planned.answer else { continue };
-        match answer.copy {
-            Some((name, Some(copy))) => drop(saved.insert(name, copy)),
-            Some((name, None)) => drop(saved.remove(&name)),
-            None => {}
-        }
+        answer.apply(&mut saved);
         if answer.result.request == *wanted {
             return Ok(answer.result);
         }

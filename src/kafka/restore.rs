@@ -359,7 +359,8 @@ mod tests {
         let (kept, gone) = ("#saved/acme/kept", "#saved/acme/gone");
         let records = [(kept, Some(saved())), (gone, Some(saved())), (gone, None)];
         let state = restored(home, &records).unwrap();
-        let names: Vec<_> = state.saved[&name].keys().map(|name| name.as_str()).collect();
+        let names: Vec<_> =
+            state.saved[&name].keys().map(crate::audit::SavedName::as_str).collect();
         assert_eq!(names, ["kept"]);
     }
 

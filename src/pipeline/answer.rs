@@ -36,6 +36,17 @@ pub struct Answer {
     pub copy: Option<(SavedName, Option<Saved>)>,
 }
 
+impl Answer {
+    /// Makes the copies those after it.
+    pub fn apply(&self, copies: &mut SavedCopies) {
+        match &self.copy {
+            Some((name, Some(saved))) => drop(copies.insert(name.clone(), saved.clone())),
+            Some((name, None)) => drop(copies.remove(name)),
+            None => {}
+        }
+    }
+}
+
 /// The state that a request is about.
 #[derive(Debug, Clone, Copy)]
 pub struct Owned<'a> {
@@ -302,4 +313,207 @@ pub fn details(rewound: &Rewound) -> Value {
         "entries": rewound.entries,
         "requests": rewound.requests(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::lane::LaneRules;
+    use crate::audit::{EntityName, LaneState, OperationId, SliceKind, SweepAges};
+
+    const NOW_S: i64 = 1_790_000_000;
+    const WALL_MS: i64 = NOW_S * 1000;
+
+    fn actor(user: &str) -> Actor {
+        Actor { user: user.to_owned(), host: "ops1".to_owned(), pid: 7 }
+    }
+
+    fn context() -> EntityContext {
+        let retention_s = Some(7 * 86_400);
+        let sweeps = SweepAges::new(600, &[86_400], retention_s, None);
+        let rules = LaneRules { lane: Lane::Git, retention_s, settling_s: 600, sweeps };
+        EntityContext {
+            name: EntityName::try_from("acme".to_owned()).unwrap(),
+            state_partition: 3,
+            rules: BTreeMap::from([(Lane::Git, rules)]),
+            value_bytes_max: 1000,
+            source: Bytes::new(),
+            key: Bytes::from_static(b"acme"),
+        }
+    }
+
+    /// A state that has read everything up to `ago_s` before now.
+    fn checkpoint(sequence: u64, ago_s: i64) -> Checkpoint {
+        let context = context();
+        let rules = &context.rules[&Lane::Git];
+        let mut lane = LaneState::begin(rules, NOW_S - ago_s);
+        lane.slices.retain(|slice| slice.kind == SliceKind::Tail);
+        lane.backfills.clear();
+        lane.collected.insert(NOW_S - 50 * 86_400, NOW_S - ago_s - 600);
+        lane.entries = sequence;
+        Checkpoint {
+            sequence,
+            lanes: BTreeMap::from([(Lane::Git, lane)]),
+            ..Checkpoint::empty(context.name)
+        }
+    }
+
+    fn delivered(operation: Operation) -> Delivered {
+        let request = Request {
+            version: VERSION,
+            id: OperationId::new(1),
+            entity: context().name,
+            by: actor("alice"),
+            at_ms: WALL_MS - 1000,
+            expires_ms: WALL_MS + 30_000,
+            reason: Some("ticket 42".to_owned()),
+            operation,
+        };
+        Delivered { next_offset: 43, request }
+    }
+
+    /// The answer to a request of an entity with a checkpoint and the copies of these names, saved an hour ago.
+    fn answered(names: &[&str], operation: Operation) -> (Checkpoint, Planned) {
+        let checkpoint = checkpoint(120, 0);
+        let (context, me) = (context(), actor("daemon"));
+        let saved = names.iter().map(|name| (name.parse().unwrap(), copy())).collect();
+        let owned = Owned {
+            context: &context,
+            checkpoint: &checkpoint,
+            saved: &saved,
+            me: &me,
+            github_now_s: Some(NOW_S),
+            wall_ms: WALL_MS,
+        };
+        let planned = answer(&owned, &delivered(operation));
+        (checkpoint, planned)
+    }
+
+    fn copy() -> Saved {
+        Saved {
+            version: saved::VERSION,
+            at_ms: WALL_MS - 3_600_000,
+            by: actor("bob"),
+            reason: None,
+            imported: false,
+            checkpoint: Box::new(checkpoint(20, 3600)),
+        }
+    }
+
+    fn name(text: &str) -> SavedName {
+        text.parse().unwrap()
+    }
+
+    fn refusal(names: &[&str], operation: Operation) -> String {
+        let (before, planned) = answered(names, operation);
+        let answer = planned.answer.unwrap();
+        assert_eq!(answer.result.outcome, Outcome::Refused);
+        assert_eq!(answer.copy, None);
+        // nothing changes but the place on the topic
+        assert_eq!(planned.next, Checkpoint { operations_next: Some(43), ..before });
+        assert_eq!(planned.batch.records.len(), 2);
+        answer.result.message
+    }
+
+    #[test]
+    fn a_copy_its_result_and_the_place_behind_the_request_go_into_one_batch() {
+        let (before, planned) = answered(&[], Operation::SaveCheckpoint { name: name("x") });
+        assert_eq!(planned.next.operations_next, Some(43));
+        assert_eq!(planned.next.lanes, before.lanes);
+        let [copy, result, checkpoint] = planned.batch.records.as_slice() else { panic!() };
+        assert_eq!((copy.topic, copy.partition), (Topic::Checkpoints, Some(3)));
+        assert_eq!(copy.key, "#saved/acme/x");
+        let saved = Saved::decode(copy.value.as_ref().unwrap()).unwrap();
+        assert_eq!((saved.by, *saved.checkpoint), (actor("alice"), before));
+        assert_eq!((result.topic, result.partition), (Topic::Operations, Some(0)));
+        let OperationRecord::Result(result) =
+            OperationRecord::decode(result.value.as_ref().unwrap()).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((result.request, result.by), (OperationId::new(1), actor("daemon")));
+        let read = Checkpoint::decode(checkpoint.value.as_ref().unwrap()).unwrap();
+        assert_eq!(read, planned.next);
+        let mut copies = SavedCopies::new();
+        planned.answer.unwrap().apply(&mut copies);
+        assert!(copies.contains_key(&name("x")));
+    }
+
+    #[test]
+    fn a_copy_that_is_deleted_leaves_a_tombstone() {
+        let (_, planned) = answered(&["x"], Operation::DeleteCheckpoint { name: name("x") });
+        assert_eq!(planned.batch.records[0].value, None);
+        let mut copies = SavedCopies::from([(name("x"), copy())]);
+        planned.answer.unwrap().apply(&mut copies);
+        assert!(copies.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_in_words_and_changes_nothing() {
+        let other = EntityName::try_from("other".to_owned()).unwrap();
+        let foreign = Checkpoint { entity: other, ..checkpoint(1, 0) };
+        let import = |it: Checkpoint| Operation::ImportCheckpoint {
+            name: name("x"),
+            checkpoint: Box::new(it),
+        };
+        let empty = Checkpoint { lanes: BTreeMap::new(), ..checkpoint(1, 0) };
+        let many: Vec<String> = (0..SAVED_MAX).map(|number| number.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let digest = "0".to_owned();
+        let reread = |lane, from_s| Operation::Reread { lane, from_s, to_s: NOW_S - 5 };
+        let rows = [
+            refusal(&["x"], Operation::SaveCheckpoint { name: name("x") }),
+            refusal(&many, Operation::SaveCheckpoint { name: name("x") }),
+            refusal(&[], import(foreign)),
+            refusal(&[], import(empty)),
+            refusal(&[], Operation::DeleteCheckpoint { name: name("x") }),
+            refusal(&["x"], Operation::RestoreCheckpoint { name: name("x"), digest }),
+            refusal(&[], reread(Lane::Web, 0)),
+            refusal(&[], reread(Lane::Git, NOW_S)),
+            refusal(&[], Operation::Unknown),
+        ];
+        insta::assert_snapshot!(rows.join("\n"));
+    }
+
+    #[test]
+    fn going_back_keeps_the_sequence_and_tells_what_is_read_again() {
+        let digest = copy().checkpoint.digest();
+        let operation = Operation::RestoreCheckpoint { name: name("x"), digest };
+        let (before, planned) = answered(&["x"], operation);
+        let answer = planned.answer.unwrap();
+        assert_eq!(answer.result.outcome, Outcome::Done);
+        insta::assert_snapshot!(answer.result.message);
+        assert_eq!(answer.result.details["git"]["again"][0][0], NOW_S - 3600 - 600);
+        assert_eq!(planned.next.sequence, before.sequence);
+        assert!(
+            planned.next.lanes[&Lane::Git].slices.len() > before.lanes[&Lane::Git].slices.len()
+        );
+    }
+
+    #[test]
+    fn time_is_read_again_on_request() {
+        let operation =
+            Operation::Reread { lane: Lane::Git, from_s: NOW_S - 5_000, to_s: NOW_S - 60 };
+        let (_, planned) = answered(&[], operation);
+        let slices = &planned.next.lanes[&Lane::Git].slices;
+        let sweep = slices.iter().find(|slice| slice.kind == SliceKind::Sweep).unwrap();
+        assert_eq!((sweep.from_s, sweep.to_s), (NOW_S - 5_000, Some(NOW_S - 60)));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_refused() {
+        let (context, checkpoint, saved) = (context(), checkpoint(1, 0), SavedCopies::new());
+        let owned = Owned {
+            context: &context,
+            checkpoint: &checkpoint,
+            saved: &saved,
+            me: &actor("daemon"),
+            github_now_s: None,
+            wall_ms: WALL_MS + 30_001,
+        };
+        let planned = answer(&owned, &delivered(Operation::SaveCheckpoint { name: name("x") }));
+        let result = planned.answer.unwrap().result;
+        assert_eq!(result.outcome, Outcome::Refused);
+        assert!(result.message.starts_with("it came too late"), "{}", result.message);
+    }
 }

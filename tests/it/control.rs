@@ -284,7 +284,27 @@ fn messages(world: &World, file: &str) -> String {
         import(&no_file),
         refused(world, &["checkpoint", "import", file, "--name", "x", "--entity", "nobody"]),
     ];
-    rows.join("\n").replace(instance.as_str().unwrap(), "INSTANCE").replace(&hostname(), "HOST")
+    let rows = rows.join("").replace(instance.as_str().unwrap(), "INSTANCE");
+    masked(&rows.replace(&hostname(), "HOST"))
+}
+
+/// The same with what differs from run to run replaced: times, checksums, process ids.
+fn masked(text: &str) -> String {
+    let mask = |word: &str| {
+        let plain = word.trim_end_matches([';', ',', ')']);
+        let is_hex = plain.len() == 64 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if plain.parse::<jiff::Timestamp>().is_ok() {
+            word.replace(plain, "TIME")
+        } else if is_hex {
+            word.replace(plain, "SHA256")
+        } else if word.ends_with(')') && plain.parse::<u32>().is_ok() {
+            word.replace(plain, "PID")
+        } else {
+            word.to_owned()
+        }
+    };
+    let line = |line: &str| line.split(' ').map(mask).collect::<Vec<_>>().join(" ");
+    text.lines().filter(|line| !line.is_empty()).map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn hostname() -> String {

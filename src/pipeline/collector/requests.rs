@@ -26,14 +26,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
     }
 
     /// The answer is committed.
-    pub(super) fn answered(&mut self, answer: Answer) {
+    pub(super) fn answered(&mut self, answer: &Answer) {
         self.request = None;
         self.reshape_wanted = true;
-        match answer.copy {
-            Some((name, Some(saved))) => drop(self.saved.insert(name, saved)),
-            Some((name, None)) => drop(self.saved.remove(&name)),
-            None => {}
-        }
+        answer.apply(&mut self.saved);
         let (entity, request) = (&self.parts.context.name, &answer.result.request);
         let message = &answer.result.message;
         match answer.result.outcome {

@@ -133,7 +133,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             }
         }
         if let Some(answer) = planned.answer {
-            self.answered(answer);
+            self.answered(&answer);
         }
         if let Err(error) = filed {
             // they are in Kafka, and owed to the files: nothing is planned before they are written
