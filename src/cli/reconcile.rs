@@ -41,9 +41,10 @@ the statement says what could be compared and what could not.";
 
 const EXAMPLES: &str = "\
 Examples:
-  ghauditd reconcile --entity acme --from 2026-10 --to 2026-10          did we miss anything in October?
-  ghauditd reconcile --entity acme --from 3d --to 1h --collect          and get what is missing
-  ghauditd reconcile --entity acme --from 2026-10-01 --to 2026-10-31 --against archive --statement october
+  ghauditd reconcile --entity acme --from 2026-10 --to 2026-10      did we miss anything in October?
+  ghauditd reconcile --entity acme --from 3d --to 1h --collect      and get what is missing
+  ghauditd reconcile --entity acme --from 2026-10-01 --to 2026-10-31 \\
+      --against archive --statement october
 
 Exit code 0: nothing is missing of what could be compared. 9: something is missing, changed or doubled, or a loss is \
 recorded. 8: nothing could be compared.";
