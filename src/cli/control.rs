@@ -50,7 +50,7 @@ pub(super) struct RequestArgs {
     pub(super) json: bool,
 }
 
-fn parse_reason(text: &str) -> Result<String, String> {
+pub(super) fn parse_reason(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("say why in a few words".to_owned()),
         text if text.len() > REASON_BYTES_MAX => {

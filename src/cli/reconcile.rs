@@ -1,11 +1,13 @@
 //! `ghauditd reconcile`: did we miss anything?
 
+mod collect;
+
 use super::times::{When, parse_when};
 use super::{Exit, Global, Output, OutputError};
 use crate::archive::{AnyStore, StoreError};
 use crate::audit::Lane;
 use crate::config::Config;
-use crate::config::units::show_duration;
+use crate::config::units::{parse_duration, show_duration};
 use crate::github::client::Client;
 use crate::github::{EntitySettings, LaneSettings};
 use crate::metrics::Metrics;
@@ -39,9 +41,10 @@ the statement says what could be compared and what could not.";
 
 const EXAMPLES: &str = "\
 Examples:
-  ghauditd reconcile --entity acme --from 2026-10 --to 2026-10          did we miss anything in October?
-  ghauditd reconcile --entity acme --from 3d --to 1h --collect          and get what is missing
-  ghauditd reconcile --entity acme --from 2026-10-01 --to 2026-10-31 --against archive --statement october
+  ghauditd reconcile --entity acme --from 2026-10 --to 2026-10      did we miss anything in October?
+  ghauditd reconcile --entity acme --from 3d --to 1h --collect      and get what is missing
+  ghauditd reconcile --entity acme --from 2026-10-01 --to 2026-10-31 \\
+      --against archive --statement october
 
 Exit code 0: nothing is missing of what could be compared. 9: something is missing, changed or doubled, or a loss is \
 recorded. 8: nothing could be compared.";
@@ -68,6 +71,13 @@ pub(super) struct ReconcileArgs {
     /// Requests of each hour's limit that are left to the daemon; without it half of what is left
     #[arg(long, value_name = "REQUESTS")]
     reserve: Option<u64>,
+    /// Have the daemon read again what is missing, and compare once more
+    #[arg(long)]
+    collect: bool,
+    /// How long that is waited for
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "15m")]
+    #[arg(requires = "collect")]
+    wait: Duration,
     /// Write the statement to FILE.txt and FILE.json
     #[arg(long, value_name = "FILE")]
     statement: Option<PathBuf>,
@@ -75,10 +85,10 @@ pub(super) struct ReconcileArgs {
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
     /// Why it is asked, in your words: goes on record with the statement
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = super::control::parse_reason)]
     reason: Option<String>,
     /// Do not put the statement on record in the operations topic: nothing is written to Kafka then
-    #[arg(long, conflicts_with = "reason")]
+    #[arg(long, conflicts_with_all = ["reason", "collect"])]
     no_record: bool,
     /// Answer as JSON: the whole statement
     #[arg(long)]
@@ -191,16 +201,22 @@ async fn reconcile(
         place: place(config, &question.entity),
     };
     let bar = Bar::new();
-    let run = match compared(sides, question, bar.tell(), config).await {
-        Ok(run) => run,
-        Err(error) => {
-            bar.clear();
-            return Ok(failed(&error, out));
+    let done = async {
+        let (mut run, compared) = compared(sides, question, bar.tell(), config).await?;
+        if !args.collect || compared.findings.wanting() == 0 {
+            return Ok((run, compared, None));
         }
+        let reason = args.reason.as_deref();
+        let asked = collect::collect(&mut run, compared, config, &entity, reason, args.wait).await;
+        asked.map(|(compared, collecting)| (run, compared, Some(collecting)))
     };
+    let done = done.await;
     bar.clear();
-    let (run, compared) = run;
-    let statement = run.statement(&compared, maker(), None);
+    let (run, compared, collecting) = match done {
+        Ok(done) => done,
+        Err(error) => return Ok(failed(&error, out)),
+    };
+    let statement = run.statement(&compared, maker(), collecting);
     answer(args, &statement, &run, &compared, out)?;
     let exit = match statement.verdict {
         Verdict::NothingMissing => Exit::Ok,

@@ -277,7 +277,7 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 25] = [
         &[],
         &["run"],
         &["check"],
@@ -294,6 +294,7 @@ fn help_of_every_command() {
         &["checkpoint", "rebuild"],
         &["offsets"],
         &["replay"],
+        &["reconcile"],
         &["archive"],
         &["archive", "list"],
         &["archive", "cat"],
@@ -369,6 +370,12 @@ fn exit_codes() {
         ("offsets at no time", &["offsets", "--at", "yesterday"], 2),
         ("replay of nothing", &["replay", "--to-topic", "siem"], 2),
         ("replay to nowhere", &["replay", "--from", "36h"], 2),
+        ("reconcile of nothing", &["reconcile"], 2),
+        (
+            "reconcile that waits for nothing",
+            &["reconcile", "--entity", "a", "--from", "2d", "--to", "1d", "--wait", "1h"],
+            2,
+        ),
         ("folder for man pages", &["man", "/nowhere"], 1),
     ];
     let mut page = String::new();

@@ -2,7 +2,7 @@
 
 use crate::support::kafka::{Broker, kcat_dump};
 use crate::support::wait_until;
-use crate::support::world::World;
+use crate::support::world::{Differences, World};
 use ghauditd::audit::EntityKind;
 use ghauditd::sim::{Faults, SimClock, SimConfig, SimEntity, Traffic};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -106,6 +106,8 @@ async fn nothing_is_missing_neither_in_kafka_nor_in_the_archive() {
         duplicate_rows: 0.1,
         overlapping_pages: 0.1,
         server_error: 0.05,
+        lost_cursor: 0.05,
+        git_newest_first: true,
         ..Faults::default()
     };
     let mut world = world("recgood", faults).await;
@@ -195,6 +197,19 @@ async fn what_was_indexed_late_is_found_missing() {
     assert!(text.contains(&format!("{} entries are MISSING in Kafka", late.len())), "{text}");
     let shown = late.iter().filter(|id| text.contains(id.as_str())).count();
     assert_eq!(shown, late.len().min(20), "{text}");
+    let (code, statement) =
+        reconcile(&world, &[&from[..], &["--collect", "--reason", "audit"]].concat());
+    assert_eq!((code, &statement["verdict"]), (0, &"nothing_missing".into()), "{statement:#}");
+    let collecting = &statement["collecting"];
+    assert_eq!(collecting["wanted"].as_u64(), Some(late.len().try_into().unwrap()));
+    assert_eq!(collecting["wanted"], collecting["collected"]);
+    assert_eq!(collecting["requests"][0]["outcome"], "done");
+    assert_eq!(statement["totals"]["late"], collecting["wanted"], "a sweep found them");
+    assert_eq!(not_collected(&world).await, BTreeSet::new());
+    let (code, statement) = reconcile(&world, &from);
+    assert_eq!((code, &statement["collecting"]), (0, &Value::Null), "the second run is clean");
+    world.daemon.kill9();
+    assert_eq!(world.kafka_differences().await, Differences::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,10 @@
 use super::LOOK_AGAIN_MIN;
 use crate::audit::operation::Operation;
 use crate::audit::{Checkpoint, EntityName, SliceKind};
-use crate::cli::control;
+use crate::cli::control::{RequestArgs, request};
+use crate::config::Config;
 use crate::github::client::Client;
 use crate::kafka::restore::read_checkpoints;
-use crate::kafka::settings::Settings;
 use crate::pipeline::reconcile::{
     Collecting, CollectingRequest, Compared, ReconcileError, Reconciliation, Span,
 };
@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 /// How often the checkpoint is looked at while time is read again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long the daemon may take to answer a request.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Asks for all that is missing, waits until it has been read again, at most `wait`, and compares once more.
 pub(super) async fn collect(
     run: &mut Reconciliation<'_, Client>,
     compared: Compared,
-    kafka: &Arc<Settings>,
+    config: &Config,
     entity: &EntityName,
     reason: Option<&str>,
     wait: Duration,
@@ -28,7 +30,13 @@ pub(super) async fn collect(
     let wanted = compared.findings.wanting();
     let mut requests = Vec::new();
     for span in compared.findings.spans() {
-        requests.push(ask(kafka, entity, span, reason).await);
+        let asked = ask(config, entity, span, reason).await;
+        let silent = asked.outcome == NOT_ANSWERED;
+        requests.push(asked);
+        if silent {
+            // nobody will answer the next one either
+            break;
+        }
     }
     let asked: Vec<Span> =
         requests.iter().filter(|it| it.outcome == "done").map(|it| it.span).collect();
@@ -37,7 +45,7 @@ pub(super) async fn collect(
     }
     let began = Instant::now();
     while began.elapsed() < wait {
-        let restored = read_checkpoints(Arc::clone(kafka)).await?;
+        let restored = read_checkpoints(Arc::new(config.kafka.clone())).await?;
         let checkpoint = restored.checkpoints.get(entity);
         if checkpoint.is_none_or(|checkpoint| !is_reading(checkpoint, &asked)) {
             break;
@@ -63,15 +71,24 @@ fn is_reading(checkpoint: &Checkpoint, asked: &[Span]) -> bool {
     })
 }
 
+const NOT_ANSWERED: &str = "not answered";
+
 async fn ask(
-    kafka: &Arc<Settings>,
+    config: &Config,
     entity: &EntityName,
     span: Span,
     reason: Option<&str>,
 ) -> CollectingRequest {
     let operation = Operation::Reread { lane: span.lane, from_s: span.from_s, to_s: span.to_s };
     let reason = reason.unwrap_or("reconcile found entries missing").to_owned();
-    match control::request(Arc::clone(kafka), entity.clone(), operation, Some(reason)).await {
+    let args = RequestArgs {
+        entity: None,
+        reason: Some(reason),
+        wait: ANSWER,
+        offline: false,
+        json: false,
+    };
+    match request(config, entity, operation, &args, |told| tracing::info!("{told}")).await {
         Ok(result) => CollectingRequest {
             id: result.request.to_string(),
             span,
@@ -85,7 +102,7 @@ async fn ask(
         Err(error) => CollectingRequest {
             id: "-".to_owned(),
             span,
-            outcome: "not answered".to_owned(),
+            outcome: NOT_ANSWERED.to_owned(),
             message: error.to_string(),
         },
     }

@@ -17,6 +17,7 @@ use crate::audit::Lane;
 use crate::github::Source;
 use crate::time::{rfc3339_ms, rfc3339_s, wall_ms};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// The only version so far.
@@ -337,6 +338,12 @@ impl Statement {
 
     /// The summary for the operations topic, small whatever the range: neither days nor lists.
     pub fn details(&self) -> serde_json::Value {
+        let lanes: BTreeMap<_, _> =
+            self.lanes.iter().map(|lane| (lane.lane.as_str(), lane.totals)).collect();
+        let collecting = self.collecting.as_ref().map(|it| {
+            let ids: Vec<_> = it.requests.iter().map(|request| &request.id).collect();
+            serde_json::json!({ "requests": ids, "wanted": it.wanted, "collected": it.collected })
+        });
         serde_json::json!({
             "verdict": self.verdict,
             "sentence": self.sentence,
@@ -345,11 +352,11 @@ impl Statement {
             "to": self.to,
             "against": self.against,
             "github_now": self.github_now,
-            "lanes": self.lanes.iter().map(|lane| (lane.lane, lane.totals)).collect::<Vec<_>>(),
+            "lanes": lanes,
             "totals": self.totals,
             "requests": self.requests,
             "gap_count": self.gap_count,
-            "collecting": self.collecting.as_ref().map(|it| (it.wanted, it.collected)),
+            "collecting": collecting,
         })
     }
 }

@@ -388,3 +388,163 @@ impl Text {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::compare::{Finding, Notes};
+    use super::super::findings::Span;
+    use super::super::from_kafka::PartitionRead;
+    use super::super::gap::RecordedGap;
+    use super::super::item::Marks;
+    use super::super::statement::{
+        Collecting, CollectingRequest, LaneStatement, Maker, Row, SpanStatement, VERSION,
+    };
+    use super::super::walk::Asked;
+    use super::*;
+    use crate::audit::{Fingerprint, SourceKind};
+
+    const OCTOBER: &str = "2026-10-01T00:00:00Z";
+    const NOVEMBER: &str = "2026-11-01T00:00:00Z";
+
+    fn lane(lane: Lane, standing: Standing, totals: Counts) -> LaneStatement {
+        let span = SpanStatement { from: OCTOBER.into(), to: NOVEMBER.into(), standing };
+        LaneStatement { lane, spans: vec![span], totals }
+    }
+
+    fn statement() -> Statement {
+        let web = Counts { github: 1_000, ours: 998, missing: 2, late: 3, ..Counts::default() };
+        let git = Counts { ours: 50, expired: 50, ..Counts::default() };
+        let mut totals = web;
+        totals.add(&git);
+        let row = |day: &str, lane, action: &str, counts| Row {
+            day: Some(day.to_owned()),
+            lane,
+            action: action.to_owned(),
+            counts,
+        };
+        let asked = Asked {
+            lane: Lane::Web,
+            purpose: Purpose::List,
+            from: OCTOBER.into(),
+            to: NOVEMBER.into(),
+            asked: "2026-11-20T08:00:01.000Z".into(),
+            answered: "2026-11-20T08:00:30.000Z".into(),
+            github_first: Some("2026-11-20T08:00:01.000Z".into()),
+            github_last: Some("2026-11-20T08:00:30.000Z".into()),
+            pages: 10,
+            entries: 1_000,
+            ended: "no_next_link",
+        };
+        let mut it = Statement {
+            version: VERSION,
+            verdict: Verdict::Different,
+            sentence: String::new(),
+            entity: "acme".into(),
+            source: "https://api.github.com/enterprises/acme-inc".into(),
+            from: OCTOBER.into(),
+            to: NOVEMBER.into(),
+            against: Against::Kafka,
+            made_by: Maker {
+                user: "alice".into(),
+                host: "ops1".into(),
+                pid: 7,
+                program: "ghauditd 0.1.0".into(),
+            },
+            began: "2026-11-20T08:00:00.000Z".into(),
+            ended: "2026-11-20T08:01:00.000Z".into(),
+            github_now: "2026-11-20T08:00:00.000Z".into(),
+            lanes: vec![
+                lane(Lane::Web, Standing::Compared, web),
+                lane(Lane::Git, Standing::Expired, git),
+            ],
+            totals,
+            notes: Notes { older_bodies: 4, latest_s: 5_400, ..Notes::default() },
+            github_outside: 1,
+            broken_wholes: 0,
+            asked: vec![asked],
+            requests: 12,
+            reserve: Some(870),
+            kafka: vec![PartitionRead {
+                topic: "github.audit.web".into(),
+                partition: 0,
+                from: 10,
+                to: 1_100,
+                records: 1_048,
+                last: None,
+                read: "2026-11-20T08:00:40.000Z".into(),
+            }],
+            archive: None,
+            looked_again: 1,
+            checkpoint_sequence: 123_456,
+            gaps: vec![RecordedGap {
+                lane: "git".into(),
+                from: "2026-10-03T00:00:00Z".into(),
+                to: "2026-10-03T06:00:00Z".into(),
+                cause: "expired".into(),
+                noticed: Some("2026-10-10T06:00:00.000Z".into()),
+            }],
+            gap_count: 1,
+            collecting: Some(Collecting {
+                requests: vec![CollectingRequest {
+                    id: "000000000000000000000000000000a1".into(),
+                    span: Span { lane: Lane::Web, from_s: 1_790_812_800, to_s: 1_790_812_900 },
+                    outcome: "refused".into(),
+                    message: "lane web: nothing is left to read there".into(),
+                }],
+                wanted: 2,
+                collected: 0,
+            }),
+            does_not_prove: Vec::new(),
+            days: vec![
+                row("2026-10-01", Lane::Web, "repo.create", web),
+                row("2026-10-01", Lane::Git, "git.clone", git),
+            ],
+        };
+        it.sentence = sentence(&it);
+        it.does_not_prove = not_proved(&it);
+        it
+    }
+
+    #[test]
+    fn an_auditor_reads_it() {
+        let it = statement();
+        let mut actions = Actions::default();
+        let action = actions.number("repo.create");
+        let mut findings = Findings::new(&std::env::temp_dir(), (0, 1));
+        for id in ["first", "second"] {
+            let item = Item {
+                fingerprint: Fingerprint::new(id.as_bytes(), b"{}", SourceKind::Rest),
+                time_ms: Some(1_790_812_800_123),
+                lane: Lane::Web,
+                action,
+                id: id.to_owned(),
+                ingest_ms: 0,
+                marks: Marks::default(),
+            };
+            findings.push(&Finding { fault: Fault::Missing, item }).unwrap();
+        }
+        insta::assert_snapshot!("statement", text(&it, &findings, &actions));
+    }
+
+    #[test]
+    fn verdicts_in_words() {
+        let mut page = String::new();
+        let whole = Statement { collecting: None, ..statement() };
+        for verdict in [
+            Verdict::NothingMissing,
+            Verdict::Different,
+            Verdict::LossRecorded,
+            Verdict::NothingCompared,
+        ] {
+            for against in [Against::Kafka, Against::Archive] {
+                let it = Statement { verdict, against, ..whole.clone() };
+                page.push_str(&sentence(&it));
+                page.push('\n');
+            }
+        }
+        let totals = Counts { github: 1, revised: 1, doubled: 2, ..Counts::default() };
+        let lanes = vec![lane(Lane::Web, Standing::Compared, totals)];
+        page.push_str(&sentence(&Statement { totals, lanes, ..whole }));
+        insta::assert_snapshot!("sentences", page);
+    }
+}
