@@ -7,10 +7,12 @@
 //! 4. the planned state becomes the state, the seen ids go to their files: repeated from Kafka after a crash.
 
 mod fetches;
+mod requests;
 mod runway;
 mod sink;
 mod source;
 
+use super::answer::Delivered;
 use super::arbiter::{Arbiter, Seat};
 use super::buffer::Buffer;
 use super::partition::{Opener, Partition};
@@ -18,7 +20,7 @@ use super::pause::Pause;
 use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
 use super::schedule::{self, Poll, Wanted};
-use crate::audit::{Checkpoint, EntityKind, Lane, ServerClock};
+use crate::audit::{Actor, Checkpoint, EntityKind, EntityState, Lane, SavedCopies, ServerClock};
 use crate::github::{Page, Source, SourceError};
 use crate::health::Health;
 use crate::kafka::{Committed, SinkError};
@@ -31,6 +33,7 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -70,6 +73,10 @@ pub struct Parts<S: Source, O: Opener> {
     pub metrics: Arc<Metrics>,
     /// What is wrong.
     pub health: Arc<Health>,
+    /// What commands want.
+    pub requests: mpsc::Receiver<Delivered>,
+    /// Who answers them.
+    pub me: Actor,
     /// Where it says how it stands.
     pub board: Arc<Board>,
 }
@@ -84,10 +91,10 @@ const RESHAPE_EVERY_MS: i64 = 60_000;
 /// Collects until cancelled.
 pub async fn run<S: Source, O: Opener>(
     parts: Parts<S, O>,
-    checkpoint: Option<Checkpoint>,
+    state: EntityState,
     cancel: CancellationToken,
 ) -> Result<(), CollectorError> {
-    let mut collector = Collector::new(parts, checkpoint, cancel.clone());
+    let mut collector = Collector::new(parts, state, cancel.clone());
     loop {
         collector.report();
         collector.start_commit()?;
@@ -103,6 +110,9 @@ pub async fn run<S: Source, O: Opener>(
             () = cancel.cancelled() => break,
             Some(done) = collector.fetches.next() => collector.fetched(done),
             () = collector.seat.rung() => {}
+            Some(delivered) = collector.parts.requests.recv(), if collector.request.is_none() => {
+                collector.request = Some(delivered);
+            }
             () = tokio::time::sleep(sleep) => {}
         }
     }
@@ -130,6 +140,9 @@ struct Collector<S: Source, O: Opener> {
     parts: Parts<S, O>,
     name: String,
     state: Checkpoint,
+    saved: SavedCopies,
+    /// The request that is to be answered next.
+    request: Option<Delivered>,
     clock: ServerClock,
     buffer: Buffer,
     fetches: Fetches,
@@ -155,14 +168,9 @@ struct Collector<S: Source, O: Opener> {
 }
 
 impl<S: Source, O: Opener> Collector<S, O> {
-    fn new(parts: Parts<S, O>, checkpoint: Option<Checkpoint>, cancel: CancellationToken) -> Self {
-        let state = checkpoint.unwrap_or_else(|| Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: parts.context.name.clone(),
-            sequence: 0,
-            github_now_ms: None,
-            lanes: BTreeMap::new(),
-        });
+    fn new(parts: Parts<S, O>, state: EntityState, cancel: CancellationToken) -> Self {
+        let EntityState { checkpoint, saved } = state;
+        let state = checkpoint.unwrap_or_else(|| Checkpoint::empty(parts.context.name.clone()));
         let pause = || Pause::new(Duration::from_millis(500), Duration::from_mins(1));
         let ids = parts.source.credentials();
         let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
@@ -176,6 +184,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
             refusals: ids.iter().map(|_| pause()).collect(),
             buffer,
             state,
+            saved,
+            request: None,
             parts,
             fetches: Fetches::new(),
             committing: None,
@@ -201,6 +211,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
     fn start_commit(&mut self) -> Result<(), CollectorError> {
         let now = mono_ms();
         if self.committing.is_some() || self.sink_pause.is_on(now) {
+            return Ok(());
+        }
+        if let Some(planned) = self.plan_answer() {
+            self.commit(planned);
             return Ok(());
         }
         let Some(clocks) = self.clocks() else { return Ok(()) };

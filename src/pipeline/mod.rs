@@ -2,6 +2,7 @@
 //! [`allot`], [`budget`], [`plan`].
 
 pub mod allot;
+pub mod answer;
 pub mod arbiter;
 pub mod archiver;
 pub mod budget;
@@ -12,6 +13,7 @@ pub mod partition;
 pub mod pause;
 pub mod plan;
 pub mod record;
+pub mod requests;
 pub mod runway;
 pub mod schedule;
 pub mod seen;

@@ -10,6 +10,8 @@ mod budget;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod control;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod faults;
