@@ -11,11 +11,11 @@ const LONG: Duration = Duration::from_mins(2);
 /// A window of the simulated GitHub, seconds.
 const WINDOW_S: u64 = 6;
 
-fn entity(slug: &str, history: u64) -> SimEntity {
+fn entity(slug: &str, history: u64, live: u64) -> SimEntity {
     let traffic = |base: Traffic| Traffic {
         history_entries: history,
         live_per_second: 1.0,
-        live_entries_max: Some(20),
+        live_entries_max: Some(live),
         ..base
     };
     SimEntity {
@@ -50,8 +50,9 @@ async fn world(
 
 /// How long it takes to collect everything.
 async fn caught_up(world: &mut World) -> Duration {
-    let begun = Instant::now();
     world.daemon.start();
+    world.daemon.ready(LONG).await;
+    let begun = Instant::now();
     world.collected(LONG).await;
     assert_eq!(world.kafka_differences().await, Differences::default());
     begun.elapsed()
@@ -60,22 +61,23 @@ async fn caught_up(world: &mut World) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_credentials_catch_up_faster_and_none_goes_over_its_limit() {
     let mut alone =
-        world("one-credential", vec![entity("acme", 2_500)], 20, 0, Faults::default()).await;
+        world("one-credential", vec![entity("acme", 4_000, 0)], 20, 0, Faults::default()).await;
     let one = caught_up(&mut alone).await;
     let mut pool =
-        world("three-credentials", vec![entity("acme", 2_500)], 20, 2, Faults::default()).await;
+        world("three-credentials", vec![entity("acme", 4_000, 0)], 20, 2, Faults::default()).await;
     let three = caught_up(&mut pool).await;
     for world in [&alone, &pool] {
         let stats = world.sim.stats();
         assert!(stats.requests > 60 && stats.over_limit == 0, "{stats:?}");
     }
-    // 70 requests: four windows of one credential, two of three
-    assert!(three * 3 < one * 2, "{three:?} with three, {one:?} with one");
+    // 110 requests and more: six windows of one credential, two of three
+    assert!(three * 4 < one * 3, "{three:?} with three, {one:?} with one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_credential_is_set_aside_and_another_takes_over() {
-    let mut world = world("set-aside", vec![entity("acme", 2_500)], 20, 1, Faults::default()).await;
+    let mut world =
+        world("set-aside", vec![entity("acme", 2_500, 20)], 20, 1, Faults::default()).await;
     let first = std::fs::read_to_string(world.daemon.home().join("token")).unwrap();
     world.sim.set_token(secret_token());
     world.daemon.start();

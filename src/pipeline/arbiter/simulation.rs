@@ -394,7 +394,12 @@ impl World {
                 let number = BEGIN_S / WINDOW_S + window;
                 let used = self.windows.get(&(credential, 0, number)).cloned().unwrap_or_default();
                 let whole = case.limit.saturating_sub(self.case.reserve);
-                let tails = used.tails.min(whole.div_ceil(2));
+                let cut = self.case.outage_s.is_some_and(|(from, to)| {
+                    from < (window + 1) * WINDOW_S && window * WINDOW_S < to
+                });
+                // nobody knows that the polls for which it was kept will not be made
+                let share = if cut { self.needed_by_tails() } else { 0 };
+                let tails = used.tails.max(share).min(whole.div_ceil(2));
                 let kept = used.foreign + used.failed + tails + self.case.reserve;
                 slots.push((credential, number * WINDOW_S, case.limit.saturating_sub(kept)));
             }
@@ -417,6 +422,12 @@ impl World {
             .collect();
         let capacities: Vec<u64> = slots.iter().map(|slot| slot.2).collect();
         pages.len() - matching(&edges, &capacities)
+    }
+
+    /// Polls of a whole window, for each credential.
+    fn needed_by_tails(&self) -> u64 {
+        let polls: i64 = self.entities.iter().map(|it| WINDOW_S / it.interval_s + 1).sum();
+        u64::try_from(polls).unwrap().div_ceil(u64::try_from(self.case.credentials.len()).unwrap())
     }
 
     fn check_tails(&mut self) {
