@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::kafka::ownership::{Acquired, Ownership, StartError, host_name};
 use crate::kafka::producer::Producer;
 use crate::metrics::Metrics;
+use crate::pipeline::arbiter::Arbiter;
 use crate::pipeline::archiver::{self, ArchiverStatus};
 use crate::pipeline::collector::{self, CollectorError, Parts};
 use crate::pipeline::partition::{OpenError, Opened, Opener, Partition};
@@ -298,6 +299,7 @@ fn collect(
         })
         .collect();
     let clocks = Arc::new(seen::Clocks::default());
+    let arbiter = Arc::new(Arbiter::new(config.collect.budget_reserve));
     let mut routes = BTreeMap::new();
     for (entity, client) in clients {
         let number = entity.name.partition(count);
@@ -309,6 +311,8 @@ fn collect(
         let parts = Parts {
             context: context(config, &entity, number),
             source: client,
+            kind: entity.kind,
+            arbiter: Arc::clone(&arbiter),
             partition: Arc::clone(partition),
             buckets: Arc::clone(&buckets),
             clocks: Arc::clone(&clocks),

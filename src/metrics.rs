@@ -49,6 +49,11 @@ struct OfRequest {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCredential {
+    credential: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRetry {
     what: &'static str,
     reason: &'static str,
@@ -85,6 +90,7 @@ pub struct Metrics {
     request_seconds: Histograms<OfEntity>,
     budget_limit: Family<OfEntity, Gauge>,
     budget_remaining: Family<OfEntity, Gauge>,
+    foreign_requests: Family<OfCredential, Counter>,
     retries: Family<OfRetry, Counter>,
     runway_seconds: Family<OfLane, GaugeF64>,
     lag_seconds: Family<OfLane, GaugeF64>,
@@ -143,6 +149,7 @@ impl Default for Metrics {
             request_seconds: Family::new_with_constructor(latency_histogram),
             budget_limit: Family::default(),
             budget_remaining: Family::default(),
+            foreign_requests: Family::default(),
             retries: Family::default(),
             runway_seconds: Family::default(),
             lag_seconds: Family::default(),
@@ -201,6 +208,8 @@ impl Metrics {
         registry.register("budget_limit_requests", help, self.budget_limit.clone());
         let help = "Requests that are left to the credential in this hour";
         registry.register("budget_remaining_requests", help, self.budget_remaining.clone());
+        let help = "Requests that others made with the same credential, as its budget shows";
+        registry.register("foreign_requests", help, self.foreign_requests.clone());
         registry.register("retries", "What was tried again, and why", self.retries.clone());
     }
 
@@ -338,6 +347,12 @@ impl Metrics {
         let labels = of_entity(entity);
         self.budget_limit.get_or_create(&labels).set(gauge(limit));
         self.budget_remaining.get_or_create(&labels).set(gauge(remaining));
+    }
+
+    /// Requests that others made with a credential.
+    pub fn foreign_requests(&self, credential: &str, requests: u64) {
+        let labels = OfCredential { credential: credential.to_owned() };
+        self.foreign_requests.get_or_create(&labels).inc_by(requests);
     }
 
     /// Something is tried again: `what` is `github`, `kafka`, `archive`.

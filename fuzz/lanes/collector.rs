@@ -11,7 +11,7 @@ use ghauditd::audit::{
 use ghauditd::pipeline::buffer::Buffer;
 use ghauditd::pipeline::plan::{Clocks, Fetched, Planned, checkpoint_only, plan};
 use ghauditd::pipeline::record::{EntityContext, VALUE_BYTES_MAX};
-use ghauditd::pipeline::schedule::{self, Decision, View, Wanted};
+use ghauditd::pipeline::schedule::{self, Decision, Poll, View, Wanted};
 use ghauditd::state::Pending;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -33,7 +33,7 @@ pub(super) struct Collector {
     state: Checkpoint,
     clock: ServerClock,
     buffer: Buffer,
-    tail_due: BTreeMap<Lane, i64>,
+    polls: BTreeMap<Lane, Poll>,
     last_was_tail: bool,
     reshape_wanted: bool,
     reshape_due: i64,
@@ -68,7 +68,7 @@ impl Collector {
             state,
             clock: ServerClock::default(),
             buffer: Buffer::new(pages_max, 1 << 20),
-            tail_due: BTreeMap::new(),
+            polls: BTreeMap::new(),
             last_was_tail: false,
             reshape_wanted: true,
             reshape_due: 0,
@@ -122,7 +122,7 @@ impl Collector {
         self.state = self.restored();
         self.clock = ServerClock::restored(self.state.github_now_ms, self.mono_ms);
         self.buffer = Buffer::new(self.pages_max, 1 << 20);
-        self.tail_due = BTreeMap::new();
+        self.polls = BTreeMap::new();
         self.last_was_tail = false;
         self.reshape_wanted = true;
         self.reshape_due = 0;
@@ -282,9 +282,11 @@ impl Collector {
             checkpoint: &self.state,
             rules: &self.context.rules,
             ahead: self.buffer.ahead(),
-            tail_due_mono_ms: &self.tail_due,
+            in_flight: &BTreeMap::new(),
+            polls: &self.polls,
             last_was_tail: self.last_was_tail,
-            has_leisure: true,
+            credentials: 1,
+            request_ms: 1,
             now_s,
             mono_ms: self.mono_ms,
         });
@@ -309,7 +311,8 @@ impl Collector {
         }
         self.last_was_tail = wanted.kind == SliceKind::Tail;
         if wanted.kind == SliceKind::Tail && page.next.is_none() {
-            self.tail_due.insert(wanted.lane, self.mono_ms + POLL_MS);
+            let due_ms = self.mono_ms + POLL_MS;
+            self.polls.insert(wanted.lane, Poll { due_ms, interval_ms: POLL_MS, pages: 1 });
         }
         let fetched = Fetched {
             lane: wanted.lane,

@@ -226,6 +226,8 @@ impl LaneState {
                 slice.start_s = settled_s.max(newest_s).unwrap_or(slice.start_s).max(slice.from_s);
                 let (from_s, to_s) = (slice.from_s, slice.start_s);
                 self.collected.insert(from_s, to_s);
+                // an idle lane's poll reads again what has settled since the one before: that is its sweep
+                self.mark_read(walk.query.from_s, to_s, walk.began_s);
             }
             Some(to_s)
                 if walk.new_entries == 0

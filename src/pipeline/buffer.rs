@@ -53,6 +53,13 @@ impl Buffer {
         self.waiting.len() >= pages_max || self.bytes() >= bytes_max
     }
 
+    /// Whether there is room for one more page beside those that are under way. Bytes are known only when they are here: a
+    /// page for each request under way may go beyond.
+    pub fn has_room(&self, in_flight: usize) -> bool {
+        let (pages_max, _) = self.limits();
+        !self.is_full() && self.waiting.len().saturating_add(in_flight) < pages_max
+    }
+
     /// Whether there is no use in waiting for more pages.
     pub fn is_ready(&self) -> bool {
         let ended = self.waiting.iter().any(|fetched| fetched.page.next.is_none());

@@ -6,26 +6,29 @@
 //! 3. the batch is committed in one transaction: records, seen ids and checkpoint are all there, or none is;
 //! 4. the planned state becomes the state, the seen ids go to their files: repeated from Kafka after a crash.
 
+mod fetches;
 mod requests;
+mod runway;
 mod sink;
 mod source;
 
 use super::answer::Delivered;
+use super::arbiter::{Arbiter, Seat};
 use super::buffer::Buffer;
 use super::partition::{Opener, Partition};
 use super::pause::Pause;
 use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
-use super::schedule::{self, Decision, View, Wanted};
-use crate::audit::{Actor, Checkpoint, EntityState, Lane, SavedCopies, ServerClock, SliceKind};
-use crate::github::rate_limit::Budget;
-use crate::github::{Next, Page, PageRequest, Source, SourceError};
+use super::schedule::{self, Poll, Wanted};
+use crate::audit::{Actor, Checkpoint, EntityKind, EntityState, Lane, SavedCopies, ServerClock};
+use crate::github::{Page, Source, SourceError};
 use crate::health::Health;
 use crate::kafka::{Committed, SinkError};
 use crate::metrics::Metrics;
 use crate::state::Buckets;
 use crate::status::Board;
 use crate::time::{mono_ms, wall_ms};
+use fetches::Fetches;
 use futures_util::future::{BoxFuture, OptionFuture};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +55,10 @@ pub enum CollectorError {
 pub struct Parts<S: Source, O: Opener> {
     /// Where pages come from.
     pub source: Arc<S>,
+    /// Enterprise or organization: whose budget its requests count for.
+    pub kind: EntityKind,
+    /// Who decides what is asked for next.
+    pub arbiter: Arc<Arbiter>,
     /// Where batches go.
     pub partition: Arc<Partition<O>>,
     /// The seen ids, shared by all entities.
@@ -74,7 +81,6 @@ pub struct Parts<S: Source, O: Opener> {
     pub board: Arc<Board>,
 }
 
-const PER_PAGE: u8 = 100;
 /// Failures in a row that nobody is told about: GitHub stumbles now and then.
 const EVERYDAY_FAILURES: u32 = 3;
 /// How long pages of a catch-up wait for company.
@@ -92,7 +98,7 @@ pub async fn run<S: Source, O: Opener>(
     loop {
         collector.report();
         collector.start_commit()?;
-        let wake = collector.start_fetch();
+        let wake = collector.start_fetches();
         let sleep_ms = wake.saturating_sub(mono_ms()).clamp(0, 10_000);
         let sleep = Duration::from_millis(u64::try_from(sleep_ms).unwrap_or(0));
         tokio::select! {
@@ -102,9 +108,8 @@ pub async fn run<S: Source, O: Opener>(
                 collector.committed(*planned, result).await?;
             }
             () = cancel.cancelled() => break,
-            Some(answer) = OptionFuture::from(collector.fetching.as_mut().map(|(_, future)| future)) => {
-                collector.fetched(answer);
-            }
+            Some(done) = collector.fetches.next() => collector.fetched(done),
+            () = collector.seat.rung() => {}
             Some(delivered) = collector.parts.requests.recv(), if collector.request.is_none() => {
                 collector.request = Some(delivered);
             }
@@ -114,13 +119,11 @@ pub async fn run<S: Source, O: Opener>(
     collector.stop().await
 }
 
-/// Another value each time one of the credentials changes.
-fn generation(source: &impl Source) -> u64 {
-    let each = source.credentials().iter().map(|it| source.credential_generation(it));
-    each.fold(0, u64::wrapping_add)
+/// For each credential another value each time it changes.
+fn generations(source: &impl Source) -> Vec<u64> {
+    source.credentials().iter().map(|it| source.credential_generation(it)).collect()
 }
 
-type Answer = Result<Page, SourceError>;
 type Outcome = (Box<Planned>, Result<Committed, SinkError>);
 
 /// What a fetch is for.
@@ -142,54 +145,60 @@ struct Collector<S: Source, O: Opener> {
     request: Option<Delivered>,
     clock: ServerClock,
     buffer: Buffer,
-    fetching: Option<(Purpose, BoxFuture<'static, Answer>)>,
+    fetches: Fetches,
+    seat: Seat,
     committing: Option<BoxFuture<'static, Outcome>>,
-    tail_due: BTreeMap<Lane, i64>,
-    poll_ms: BTreeMap<Lane, i64>,
+    polls: BTreeMap<Lane, Poll>,
+    /// Pages of each tail's walk so far.
+    poll_pages: BTreeMap<Lane, u32>,
     last_was_tail: bool,
-    /// What GitHub last said that is left to the credential.
-    budget: Option<Budget>,
+    watches: BTreeMap<Lane, super::runway::Watch>,
+    /// Why each slice was or was not asked for.
+    whys: BTreeMap<(Lane, u64), super::allot::Why>,
     source_pause: Pause,
+    /// What each credential was refused.
+    refusals: Vec<Pause>,
     sink_pause: Pause,
     report_due: i64,
     reshape_due: i64,
     reshape_wanted: bool,
-    credential: u64,
-    tried_credential: u64,
-    per_page: u8,
-    /// Digest of a page of one entry that could not be cut, to see whether it comes again.
-    uncuttable: Option<String>,
+    /// The credentials as they were when unconfirmed backfills were last looked at, and when one was last tried.
+    credentials: Vec<u64>,
+    tried: Vec<u64>,
 }
 
 impl<S: Source, O: Opener> Collector<S, O> {
     fn new(parts: Parts<S, O>, state: EntityState, cancel: CancellationToken) -> Self {
         let EntityState { checkpoint, saved } = state;
         let state = checkpoint.unwrap_or_else(|| Checkpoint::empty(parts.context.name.clone()));
+        let pause = || Pause::new(Duration::from_millis(500), Duration::from_mins(1));
+        let ids = parts.source.credentials();
         let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
         Self {
             cancel,
             name: format!("collector/{}", parts.context.name),
             clock: ServerClock::restored(state.github_now_ms, mono_ms()),
-            credential: generation(&*parts.source),
-            tried_credential: generation(&*parts.source),
+            credentials: generations(&*parts.source),
+            tried: generations(&*parts.source),
+            seat: parts.arbiter.seat(&parts.context.name, parts.kind, ids),
+            refusals: ids.iter().map(|_| pause()).collect(),
             buffer,
             state,
             saved,
             request: None,
             parts,
-            fetching: None,
+            fetches: Fetches::new(),
             committing: None,
-            tail_due: BTreeMap::new(),
-            poll_ms: BTreeMap::new(),
+            polls: BTreeMap::new(),
+            poll_pages: BTreeMap::new(),
             last_was_tail: false,
-            budget: None,
-            source_pause: Pause::new(Duration::from_millis(500), Duration::from_mins(1)),
+            watches: BTreeMap::new(),
+            whys: BTreeMap::new(),
+            source_pause: pause(),
             sink_pause: Pause::new(Duration::from_millis(200), Duration::from_secs(30)),
             report_due: 0,
             reshape_due: 0,
             reshape_wanted: true,
-            per_page: PER_PAGE,
-            uncuttable: None,
         }
     }
 
@@ -213,12 +222,12 @@ impl<S: Source, O: Opener> Collector<S, O> {
             self.reshape(clocks);
             return Ok(());
         }
-        let idle = self.fetching.is_none() && self.source_pause.is_on(now);
+        let idle = self.fetches.is_empty() && self.source_pause.is_on(now);
         let lingered = now.saturating_sub(self.buffer.since_mono_ms()) >= LINGER_MS;
         if !(self.buffer.is_ready() || idle || lingered) {
             return Ok(());
         }
-        if self.buffer.counts_pages() && self.fetching.is_some() {
+        if self.buffer.counts_pages() && !self.fetches.is_empty() {
             return Ok(());
         }
         if self.buffer.is_stuck() && !self.buffer.is_full() && !self.reshape_wanted {
@@ -254,7 +263,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
     /// A change of state without pages: only when nothing is fetched ahead of the state.
     fn reshape(&mut self, clocks: Clocks) {
         let now = mono_ms();
-        if self.fetching.is_some() || !(self.reshape_wanted || now >= self.reshape_due) {
+        if !self.fetches.is_empty() || !(self.reshape_wanted || now >= self.reshape_due) {
             return;
         }
         if !self.clock.is_confirmed() {
@@ -262,9 +271,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
         }
         self.reshape_due = now.saturating_add(RESHAPE_EVERY_MS);
         self.reshape_wanted = false;
-        let credential = generation(&*self.parts.source);
-        let changed = credential != self.credential;
-        self.credential = credential;
+        let credentials = generations(&*self.parts.source);
+        let changed = credentials != self.credentials;
+        self.credentials = credentials;
         let rules = &self.parts.context.rules;
         if let Some(next) = schedule::reshape(&self.state, rules, clocks.now_s(), changed) {
             let planned = plan::checkpoint_only(&self.parts.context, next, clocks);
@@ -290,126 +299,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
         }));
     }
 
-    /// Begins the next fetch, or says at what monotonic time to look again.
-    fn start_fetch(&mut self) -> i64 {
-        let now = mono_ms();
-        let later = now.saturating_add(1000);
-        if self.fetching.is_some() || self.buffer.is_full() {
-            return later;
-        }
-        if self.source_pause.is_slow() {
-            let credential = generation(&*self.parts.source);
-            if credential != self.tried_credential {
-                // the operator has given another token: tried at once
-                self.tried_credential = credential;
-                self.reshape_wanted = true;
-                self.source_pause.set(now);
-            }
-        }
-        if let Some(until) = self.source_pause.until(now) {
-            return until.min(self.commit_wake(later));
-        }
-        if !self.clock.is_confirmed() {
-            self.probe();
-            return later;
-        }
-        let Some(now_ms) = self.clock.now_ms(now) else { return later };
-        let view = View {
-            checkpoint: &self.state,
-            rules: &self.parts.context.rules,
-            ahead: self.buffer.ahead(),
-            tail_due_mono_ms: &self.tail_due,
-            last_was_tail: self.last_was_tail,
-            has_leisure: self.has_leisure(now_ms.div_euclid(1000)),
-            now_s: now_ms.div_euclid(1000),
-            mono_ms: now,
-        };
-        match schedule::next(&view) {
-            Decision::Fetch(wanted) => {
-                self.fetch(wanted);
-                later
-            }
-            Decision::Reshape => {
-                self.reshape_wanted = true;
-                self.buffer.hurry();
-                // a commit that may not begin yet changes nothing: no use in asking again at once
-                if self.committing.is_none() && !self.sink_pause.is_on(now) { now } else { later }
-            }
-            Decision::Wait(until) => {
-                self.buffer.hurry();
-                if !self.buffer.is_empty()
-                    && self.committing.is_none()
-                    && !self.sink_pause.is_on(now)
-                {
-                    return now;
-                }
-                until.unwrap_or(later)
-            }
-        }
-    }
-
-    fn commit_wake(&self, later: i64) -> i64 {
-        if self.buffer.is_empty() {
-            later
-        } else {
-            self.buffer.since_mono_ms().saturating_add(LINGER_MS)
-        }
-    }
-
-    fn probe(&mut self) {
-        let lane = self.parts.context.rules.keys().next().copied().unwrap_or(Lane::Web);
-        let from_s = self.clock.now_ms(mono_ms()).unwrap_or_else(wall_ms).div_euclid(1000);
-        let query = crate::audit::slice::Query { from_s, to_s: None };
-        let request = PageRequest { lane, query, cursor: None, per_page: 1 };
-        self.ask(Purpose::Probe, request, None);
-    }
-
-    fn fetch(&mut self, wanted: Wanted) {
-        let (cursor, page) = match wanted.next.clone() {
-            Some(Next::Cursor(cursor)) => (Some(cursor), None),
-            Some(Next::Page(page)) => (None, Some(page)),
-            None => (None, None),
-        };
-        let per_page = self.per_page;
-        let request = PageRequest { lane: wanted.lane, query: wanted.query, cursor, per_page };
-        self.ask(Purpose::Page(wanted), request, page);
-    }
-
-    fn ask(&mut self, purpose: Purpose, request: PageRequest, page: Option<u64>) {
-        let source = Arc::clone(&self.parts.source);
-        let Some(credential) = source.credentials().first().cloned() else { return };
-        self.parts.health.named_wait(&self.name, "page", Duration::from_mins(5));
-        let future = Box::pin(async move { source.fetch(request, page, &credential).await });
-        self.fetching = Some((purpose, future));
-    }
-
-    fn fetched(&mut self, answer: Answer) {
-        let Some((purpose, _)) = self.fetching.take() else { return };
-        match (answer, purpose) {
-            (Ok(page), purpose) => {
-                let now = mono_ms();
-                self.clock.observe(page.date_ms.unwrap_or_else(wall_ms), now);
-                self.source_works();
-                self.keep_reserve(&page, now);
-                match purpose {
-                    // asked again at once: two more answers decide what time it is, and what has expired by then
-                    Purpose::Page(_) if self.clock.is_in_doubt() => {}
-                    Purpose::Page(wanted) => self.accept(wanted, page, false),
-                    Purpose::Probe => {}
-                }
-            }
-            (Err(error), purpose) => self.refused(error, purpose),
-        }
-    }
-
     fn accept(&mut self, wanted: Wanted, page: Page, dead_letter: bool) {
-        self.last_was_tail = wanted.kind == SliceKind::Tail;
         self.parts.metrics.slice_page(&self.parts.context.name, wanted.lane, wanted.kind);
-        self.per_page = PER_PAGE;
-        self.uncuttable = None;
-        if wanted.kind == SliceKind::Tail && page.next.is_none() {
-            self.schedule_poll(wanted.lane, page.entries.len());
-        }
+        self.is_well(&wanted, &page);
         let now = mono_ms();
         let answered_ms = self.clock.now_ms(now);
         let fetched = Fetched {
@@ -425,26 +317,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
         };
         if !self.buffer.push(fetched, wanted.next.as_ref(), wanted.kind) {
             let message = "the page names its own cursor as the next one".to_owned();
-            self.refused(
+            self.not_taken(
                 SourceError::Transport { reason: "endless", message },
                 Purpose::Page(wanted),
             );
         }
-    }
-
-    /// Polls soon after news, less and less often without.
-    fn schedule_poll(&mut self, lane: Lane, entries: usize) {
-        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let (min, max) =
-            (ms(self.parts.settings.poll_interval_min), ms(self.parts.settings.poll_interval_max));
-        let poll = self.poll_ms.entry(lane).or_insert(min);
-        // the last second is read again each time, so one entry is no news
-        *poll = if entries > 1 {
-            min
-        } else {
-            poll.saturating_mul(3).saturating_div(2).clamp(min, max)
-        };
-        self.tail_due.insert(lane, mono_ms().saturating_add(*poll));
     }
 
     fn report(&mut self) {
@@ -459,18 +336,22 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.clock.is_confirmed() {
             self.parts.clocks.set(name, now_ms);
         }
-        let rules = &self.parts.context.rules;
-        let status =
-            super::status::entity(&self.state, rules, Some(now_ms), Vec::new(), |_, _| None);
-        self.parts.board.post_entity(status);
+        self.post_status(now_ms);
         let now_s = now_ms.div_euclid(1000);
+        let mut runways = Vec::new();
         let seconds = |s: i64| f64::from(i32::try_from(s).unwrap_or(i32::MAX));
         for (&lane, rules) in &self.parts.context.rules {
             let Some(state) = self.state.lanes.get(&lane) else { continue };
-            let runway = schedule::runway_s(state, rules, now_s).map(seconds);
-            metrics.runway(name, lane, runway);
+            let runway_s = schedule::runway_s(state, rules, now_s);
+            metrics.runway(name, lane, runway_s.map(seconds));
+            runways.extend(runway_s.map(|runway_s| (lane, rules.clone(), runway_s)));
             if let Some(edge) = state.lowest_edge_s() {
                 metrics.lag(name, lane, seconds(now_s.saturating_sub(edge)));
+            }
+        }
+        if self.clock.is_confirmed() {
+            for (lane, rules, runway_s) in runways {
+                self.tell_runway(lane, &rules, runway_s, now_s);
             }
         }
     }

@@ -1,7 +1,11 @@
-//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`], [`plan`].
+//! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`],
+//! [`allot`], [`budget`], [`plan`].
 
+pub mod allot;
 pub mod answer;
+pub mod arbiter;
 pub mod archiver;
+pub mod budget;
 pub mod buffer;
 pub mod collector;
 pub mod cost;
@@ -11,6 +15,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod record;
 pub mod requests;
+pub mod runway;
 pub mod schedule;
 pub mod seen;
 pub mod status;
@@ -40,6 +45,8 @@ pub struct Settings {
     pub batch_bytes_max: usize,
     /// Requests of each hour's limit that are left to others.
     pub budget_reserve: u64,
+    /// Runways below which the operator is told.
+    pub runway_warnings: Vec<Duration>,
 }
 
 impl Default for Settings {
@@ -54,6 +61,7 @@ impl Default for Settings {
             batch_pages_max: 10,
             batch_bytes_max: 8 << 20,
             budget_reserve: 0,
+            runway_warnings: [72, 24, 6].map(Duration::from_hours).to_vec(),
         }
     }
 }

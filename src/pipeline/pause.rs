@@ -77,6 +77,11 @@ impl Pause {
         self.failures
     }
 
+    /// What was last told, while it does not work.
+    pub fn told(&self) -> Option<&str> {
+        self.told.as_deref()
+    }
+
     /// Whether this reason has not been told since it last worked.
     pub fn is_news(&mut self, reason: &str) -> bool {
         if self.told.as_deref() == Some(reason) {

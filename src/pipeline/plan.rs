@@ -7,7 +7,8 @@ use super::record::{Arena, EntityContext, Revision};
 use crate::audit::lane::{Expired, Shown};
 use crate::audit::seen::{filing, lookup};
 use crate::audit::{
-    Batch, Bucket, Checkpoint, Entry, Fingerprint, Lane, SeenLane, SliceKind, SourceKind, Topic,
+    Batch, Bucket, Checkpoint, Entry, Fingerprint, Lane, SeenLane, Slice, SliceKind, SourceKind,
+    Topic,
 };
 use crate::audit::{Record, seen_record};
 use crate::github::{Next, Page};
@@ -191,16 +192,17 @@ impl Plan<'_> {
                 lane.begin_walk(fetched.slice, fetched.query, fetched.asked_s);
             }
             let now_s = fetched.answered_s;
-            let unread_s = lane.slice(fetched.slice).map_or(now_s, crate::audit::Slice::unread_s);
+            let Some(before) = lane.slice(fetched.slice).cloned() else { return Ok(()) };
+            let (unread_s, tried) = (before.unread_s(), (&before, fetched.asked_s));
             let expired = lane.apply_page(rules, fetched.slice, &shown, now_s);
             if let Some(expired) = expired {
                 let cause = if kind == SliceKind::Sweep { "not_read_again" } else { "expired" };
-                self.gap(fetched.lane, expired, cause, &mut counts);
+                self.gap(fetched.lane, expired, cause, tried, &mut counts);
             }
             // a letter that is known already came with its gap
             if fetched.dead_letter && shown.new_entries > 0 {
                 let span = Expired { from_s: unread_s, to_s: unread_s.saturating_add(1) };
-                self.gap(fetched.lane, span, "uncuttable_page", &mut counts);
+                self.gap(fetched.lane, span, "uncuttable_page", tried, &mut counts);
             }
         }
         self.out.counts.insert((fetched.lane, kind), counts);
@@ -276,9 +278,16 @@ impl Plan<'_> {
         self.out.late.push(Late { lane, action, late_s });
     }
 
-    fn gap(&mut self, lane: Lane, span: Expired, cause: &'static str, counts: &mut Counts) {
+    fn gap(
+        &mut self,
+        lane: Lane,
+        span: Expired,
+        cause: &'static str,
+        tried: (&Slice, i64),
+        counts: &mut Counts,
+    ) {
         counts.gaps = counts.gaps.saturating_add(1);
-        let record = self.context.gap_record(lane, span, cause, self.clocks);
+        let record = self.context.gap_record(lane, span, cause, tried, self.clocks);
         self.out.batch.records.push(record);
     }
 

@@ -3,7 +3,8 @@
 use super::plan::Clocks;
 use crate::audit::lane::{Expired, LaneRules};
 use crate::audit::{
-    BodyHash, Checkpoint, EntityName, Entry, Lane, Record, SeenLane, SliceKind, Topic, header,
+    BodyHash, Checkpoint, EntityName, Entry, Lane, Record, SeenLane, Slice, SliceKind, Topic,
+    header,
 };
 use crate::time::{rfc3339_ms, rfc3339_s};
 use bytes::{Bytes, BytesMut};
@@ -103,8 +104,16 @@ impl EntityContext {
         }
     }
 
-    /// The record of a period whose completeness cannot be claimed.
-    pub fn gap_record(&self, lane: Lane, span: Expired, cause: &str, clocks: Clocks) -> Record {
+    /// The record of a period whose completeness cannot be claimed. `slice`: what was to read it, as it stood before the
+    /// answer; `asked_s`: when that answer was asked for.
+    pub fn gap_record(
+        &self,
+        lane: Lane,
+        span: Expired,
+        cause: &str,
+        (slice, asked_s): (&Slice, i64),
+        clocks: Clocks,
+    ) -> Record {
         let value = serde_json::json!({
             "version": 1,
             "entity": self.name,
@@ -113,6 +122,14 @@ impl EntityContext {
             "to": rfc3339_s(span.to_s),
             "cause": cause,
             "noticed": rfc3339_ms(clocks.github_now_ms),
+            "tried": {
+                "slice": slice.kind,
+                "slice_id": slice.id,
+                "opened": slice.opened_s.map(rfc3339_s),
+                "read_up_to": rfc3339_s(slice.unread_s()),
+                "entries": slice.entries,
+                "asked": rfc3339_s(asked_s),
+            },
         });
         Record {
             topic: Topic::Gaps,

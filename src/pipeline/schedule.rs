@@ -1,9 +1,10 @@
-//! Which page is fetched next. Pure; nothing else ever decides to fetch.
+//! What an entity's slices want: which may be asked for, where each goes on, and by what it is chosen. Pure.
 //!
-//! The tail goes first when it is due, in turn with other work while there is any. That which has a deadline goes by
-//! the earliest (lower edge + retention), across lanes: backfill, and the last look before expiry. The other sweeps get what
-//! is left, the youngest age first.
+//! Which of them gets the next request is decided by [`super::allot`], together with the slices of all entities that share
+//! a credential.
 
+use super::allot::{Demand, Item, Party, Rank, Scene, State, Way, Why, allot};
+use super::budget::Purse;
 use crate::audit::checkpoint::{Checkpoint, LaneState};
 use crate::audit::lane::{LaneRules, TAIL_SLACK_S};
 use crate::audit::slice::{Query, Slice, SliceKind};
@@ -20,6 +21,23 @@ pub enum Ahead {
     Blocked,
 }
 
+/// How a lane's tail is polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Poll {
+    /// Monotonic time of the next poll, milliseconds.
+    pub due_ms: i64,
+    /// Time between two polls, milliseconds.
+    pub interval_ms: i64,
+    /// Requests of a poll.
+    pub pages: u32,
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self { due_ms: i64::MIN, interval_ms: 1, pages: 1 }
+    }
+}
+
 /// What is known when the next page is chosen.
 #[derive(Debug)]
 pub struct View<'a> {
@@ -29,12 +47,16 @@ pub struct View<'a> {
     pub rules: &'a BTreeMap<Lane, LaneRules>,
     /// Fetched and not committed.
     pub ahead: &'a BTreeMap<(Lane, u64), Ahead>,
-    /// Monotonic time at which each lane's tail is polled again, milliseconds.
-    pub tail_due_mono_ms: &'a BTreeMap<Lane, i64>,
+    /// Slices with a request in flight, and the number of its credential among the entity's.
+    pub in_flight: &'a BTreeMap<(Lane, u64), usize>,
+    /// When each lane's tail is polled.
+    pub polls: &'a BTreeMap<Lane, Poll>,
     /// Whether the last page was a tail's.
     pub last_was_tail: bool,
-    /// Whether there are requests left for sweeps that may wait.
-    pub has_leisure: bool,
+    /// How many credentials the entity has.
+    pub credentials: usize,
+    /// Time of one request, milliseconds.
+    pub request_ms: i64,
     /// GitHub's now, epoch seconds.
     pub now_s: i64,
     /// Monotonic now, milliseconds.
@@ -60,6 +82,19 @@ pub struct Wanted {
     pub asked_s: i64,
 }
 
+/// What an entity wants.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Its slices, as the scheduler looks at them.
+    pub demand: Demand,
+    /// For each of its items: the page.
+    pub pages: Vec<Option<Wanted>>,
+    /// Whether a change of state ([`reshape`]) is committed before anything else is asked for.
+    pub reshape: bool,
+    /// Whether one would open sweeps: when nothing else is to be done.
+    pub sweeps_due: bool,
+}
+
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -71,27 +106,70 @@ pub enum Decision {
     Wait(Option<i64>),
 }
 
-/// Chooses.
+/// What an entity's slices want.
+pub fn wants(view: &View<'_>) -> Wants {
+    let mut wants = Wants::default();
+    wants.demand.last_was_tail = view.last_was_tail;
+    wants.demand.request_ms = view.request_ms.max(1);
+    wants.reshape = view.rules.keys().any(|lane| !view.checkpoint.lanes.contains_key(lane))
+        || lanes(view).any(|(rules, _, state)| state.is_last_look_due(rules, view.now_s));
+    for (rules, lane, state) in lanes(view) {
+        for slice in &state.slices {
+            let (item, page) = item(view, rules, lane, slice);
+            wants.reshape |= item.state == State::Waits(Why::Reshaping);
+            wants.demand.items.push(item);
+            wants.pages.push(page);
+        }
+    }
+    let busy = |item: &Item| match item.rank {
+        Rank::Tail { due_ms, walking, .. } => {
+            item.state == State::Ready && (walking || due_ms <= view.mono_ms)
+        }
+        _ => !matches!(item.state, State::Waits(_)),
+    };
+    wants.sweeps_due = !wants.reshape
+        && !wants.demand.items.iter().any(busy)
+        && lanes(view).any(|(rules, _, state)| state.is_sweep_due(rules, view.now_s));
+    hold_back(&mut wants.demand.items, view.credentials);
+    wants
+}
+
+/// Slices that could get a request only after as many others of the entity as it has credentials: not looked at.
+fn hold_back(items: &mut [Item], credentials: usize) {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    let key = |at: &usize| items.get(*at).map(|it| (it.rank, it.from_s, it.slice));
+    order.sort_by_key(key);
+    let mut left = credentials;
+    for at in order {
+        let Some(item) = items.get_mut(at) else { continue };
+        if matches!(item.rank, Rank::Tail { .. }) || item.state != State::Ready {
+            continue;
+        }
+        if left == 0 {
+            item.state = State::Waits(Why::OwnTurn);
+        }
+        left = left.saturating_sub(1);
+    }
+}
+
+/// What an entity does that shares its credential with nobody and knows no limit.
 pub fn next(view: &View<'_>) -> Decision {
-    if view.rules.keys().any(|lane| !view.checkpoint.lanes.contains_key(lane)) {
+    let wants = wants(view);
+    if wants.reshape {
         return Decision::Reshape;
     }
-    if lanes(view).any(|(rules, _, state)| state.is_last_look_due(rules, view.now_s)) {
-        return Decision::Reshape;
-    }
-    // the tail that has waited longest
-    let tail = lanes(view)
-        .filter_map(|(_, lane, state)| Some((due_mono_ms(view, lane), tail(view, lane, state)?)))
-        .min_by_key(|(due, _)| *due)
-        .map(|(_, tail)| tail);
-    let closed = closed(view);
-    match (tail, closed) {
-        (Some(Tail::Behind), _) => Decision::Reshape,
-        (Some(Tail::Ready(tail)), None) => Decision::Fetch(tail),
-        (Some(Tail::Ready(tail)), Some(_)) if !view.last_was_tail => Decision::Fetch(tail),
-        (_, Some(closed)) => Decision::Fetch(closed),
-        (None, None) if is_sweep_due(view) => Decision::Reshape,
-        (None, None) => Decision::Wait(wake_mono_ms(view)),
+    let ways = [Way { credential: 0, purse: 0, busy: false, aside_until_ms: None }];
+    let allotment = allot(&Scene {
+        parties: vec![Party { demand: &wants.demand, ways: &ways }],
+        purses: vec![Purse::UNLIMITED],
+        in_flight: vec![0],
+        mono_ms: view.mono_ms,
+    });
+    let granted = allotment.grants.first().and_then(|grant| wants.pages.get(grant.item));
+    match granted {
+        Some(Some(page)) => Decision::Fetch(page.clone()),
+        _ if wants.sweeps_due => Decision::Reshape,
+        _ => Decision::Wait(wake_mono_ms(view)),
     }
 }
 
@@ -124,11 +202,6 @@ pub fn runway_s(state: &LaneState, rules: &LaneRules, now_s: i64) -> Option<i64>
     Some(deadline_s.saturating_sub(now_s))
 }
 
-enum Tail {
-    Ready(Wanted),
-    Behind,
-}
-
 fn lanes<'a>(
     view: &View<'a>,
 ) -> impl Iterator<Item = (&'a LaneRules, Lane, &'a LaneState)> + use<'a> {
@@ -138,67 +211,49 @@ fn lanes<'a>(
     })
 }
 
-fn tail(view: &View<'_>, lane: Lane, state: &LaneState) -> Option<Tail> {
-    let rules = view.rules.get(&lane)?;
-    let slice = state.slices.iter().find(|slice| slice.kind == SliceKind::Tail)?;
-    let wanted = wanted(view, lane, slice)?;
-    if wanted.began && wanted.next.is_none() {
-        let walking = slice.walk.is_some();
-        if !walking && view.mono_ms < due_mono_ms(view, lane) {
-            return None;
+/// How a slice stands, and its next page when it may be asked for.
+fn item(view: &View<'_>, rules: &LaneRules, lane: Lane, slice: &Slice) -> (Item, Option<Wanted>) {
+    let page = wanted(view, lane, slice);
+    let is_new = page.as_ref().is_some_and(|page| page.began && page.next.is_none());
+    let rank = match slice.kind {
+        SliceKind::Tail => {
+            let Poll { due_ms, interval_ms, pages } =
+                view.polls.get(&lane).copied().unwrap_or_default();
+            let walking = !is_new || slice.walk.is_some();
+            Rank::Tail { due_ms, interval_ms, pages, walking }
         }
-        let behind_s =
-            view.now_s.saturating_sub(rules.settling_s).saturating_sub(slice.restart_s());
-        if behind_s > TAIL_SLACK_S {
-            return Some(Tail::Behind);
-        }
-    }
-    Some(Tail::Ready(wanted))
+        SliceKind::Backfill | SliceKind::Sweep => rank(rules, slice),
+    };
+    let state = if let Some(&way) = view.in_flight.get(&(lane, slice.id)) {
+        State::InFlight(way)
+    } else if page.is_none() {
+        State::Waits(Why::Uncommitted)
+    } else if is_new && is_behind(view, rules, slice, rank) {
+        State::Waits(Why::Reshaping)
+    } else if slice.confirming
+        && slice.to_s.is_some_and(|to| view.now_s < to.saturating_add(rules.settling_s))
+    {
+        State::Waits(Why::Settling)
+    } else {
+        State::Ready
+    };
+    let item = Item { lane, slice: slice.id, rank, from_s: slice.from_s, state };
+    (item, page.filter(|_| state == State::Ready))
 }
 
-/// What a closed slice is chosen by, the lowest first.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// Gone at this second.
-    Deadline(i64, i64, u64),
-    /// A sweep that may wait, by age.
-    Leisure(i64, i64, u64),
-}
-
-fn closed(view: &View<'_>) -> Option<Wanted> {
-    lanes(view)
-        .flat_map(|(rules, lane, state)| {
-            state.slices.iter().filter(|slice| slice.kind != SliceKind::Tail).filter_map(
-                move |slice| {
-                    let settled = slice.to_s.is_none_or(|to| {
-                        view.now_s >= to.saturating_add(rules.settling_s) || !slice.confirming
-                    });
-                    let wanted = if settled { wanted(view, lane, slice) } else { None };
-                    let rank = rank(rules, slice);
-                    let may = view.has_leisure || !matches!(rank, Rank::Leisure(..));
-                    wanted.filter(|_| may).map(|wanted| (rank, wanted))
-                },
-            )
-        })
-        .min_by(|(a, _), (b, _)| a.cmp(b))
-        .map(|(_, wanted)| wanted)
+/// Whether a tail that is about to be walked has fallen behind.
+fn is_behind(view: &View<'_>, rules: &LaneRules, slice: &Slice, rank: Rank) -> bool {
+    let Rank::Tail { due_ms, walking, .. } = rank else { return false };
+    let behind_s = view.now_s.saturating_sub(rules.settling_s).saturating_sub(slice.restart_s());
+    (walking || due_ms <= view.mono_ms) && behind_s > TAIL_SLACK_S
 }
 
 fn rank(rules: &LaneRules, slice: &Slice) -> Rank {
     if let Some(age_s) = slice.sweep_age_s.filter(|&age| !rules.sweeps.has_deadline(age)) {
-        return Rank::Leisure(age_s, slice.from_s, slice.id);
+        return Rank::Leisure(age_s);
     }
     let unread_s = slice.unread_s();
-    let deadline_s = rules.retention_s.map_or(i64::MAX, |kept| unread_s.saturating_add(kept));
-    Rank::Deadline(deadline_s, slice.from_s, slice.id)
-}
-
-fn is_sweep_due(view: &View<'_>) -> bool {
-    lanes(view).any(|(rules, _, state)| state.is_sweep_due(rules, view.now_s))
-}
-
-fn due_mono_ms(view: &View<'_>, lane: Lane) -> i64 {
-    view.tail_due_mono_ms.get(&lane).copied().unwrap_or(i64::MIN)
+    Rank::Deadline(rules.retention_s.map_or(i64::MAX, |kept| unread_s.saturating_add(kept)))
 }
 
 /// The next page of a slice: on from what is fetched, else from the committed cursor, else a new walk.
@@ -231,16 +286,21 @@ fn wake_mono_ms(view: &View<'_>) -> Option<i64> {
     let polls = lanes(view).filter_map(|(_, lane, state)| {
         let tail = state.slices.iter().find(|slice| slice.kind == SliceKind::Tail)?;
         let blocked = view.ahead.get(&(lane, tail.id)) == Some(&Ahead::Blocked);
-        let due = view.tail_due_mono_ms.get(&lane).copied().unwrap_or(view.mono_ms);
+        let due = view.polls.get(&lane).map_or(view.mono_ms, |poll| poll.due_ms);
         (!blocked).then_some(due)
     });
+    polls.chain(settles_mono_ms(view)).min()
+}
+
+/// When the upper edge of a slice that waits for it settles, monotonic milliseconds.
+pub fn settles_mono_ms(view: &View<'_>) -> Option<i64> {
     let settling = lanes(view).flat_map(|(rules, _, state)| {
         state.slices.iter().filter(|slice| slice.confirming).filter_map(|slice| {
             let left_s = slice.to_s?.saturating_add(rules.settling_s).saturating_sub(view.now_s);
             (left_s > 0).then(|| view.mono_ms.saturating_add(left_s.min(60).saturating_mul(1000)))
         })
     });
-    polls.chain(settling).min()
+    settling.min()
 }
 
 #[cfg(test)]
@@ -255,9 +315,8 @@ mod tests {
         checkpoint: Checkpoint,
         rules: BTreeMap<Lane, LaneRules>,
         ahead: BTreeMap<(Lane, u64), Ahead>,
-        due: BTreeMap<Lane, i64>,
+        polls: BTreeMap<Lane, Poll>,
         last_was_tail: bool,
-        has_leisure: bool,
     }
 
     impl World {
@@ -270,15 +329,9 @@ mod tests {
             let rules = BTreeMap::from([rules(Lane::Web, 180), rules(Lane::Git, 7)]);
             let empty = Checkpoint::empty(EntityName::try_from("acme".to_owned()).unwrap());
             let checkpoint = reshape(&empty, &rules, NOW_S, false).unwrap();
-            let due = BTreeMap::from([(Lane::Web, 5000), (Lane::Git, 4000)]);
-            Self {
-                checkpoint,
-                rules,
-                ahead: BTreeMap::new(),
-                due,
-                last_was_tail: false,
-                has_leisure: true,
-            }
+            let poll = |due_ms| Poll { due_ms, ..Poll::default() };
+            let polls = BTreeMap::from([(Lane::Web, poll(5000)), (Lane::Git, poll(4000))]);
+            Self { checkpoint, rules, ahead: BTreeMap::new(), polls, last_was_tail: false }
         }
 
         fn next(&self, now_s: i64, mono_ms: i64) -> Decision {
@@ -286,9 +339,11 @@ mod tests {
                 checkpoint: &self.checkpoint,
                 rules: &self.rules,
                 ahead: &self.ahead,
-                tail_due_mono_ms: &self.due,
+                in_flight: &BTreeMap::new(),
+                polls: &self.polls,
                 last_was_tail: self.last_was_tail,
-                has_leisure: self.has_leisure,
+                credentials: 1,
+                request_ms: 1,
                 now_s,
                 mono_ms,
             })
@@ -384,9 +439,6 @@ mod tests {
         assert_eq!(world.next(NOW_S, 0), Decision::Reshape, "one is due");
         world.checkpoint = reshape(&world.checkpoint, &world.rules, NOW_S, false).unwrap();
         assert_eq!(world.fetch(NOW_S, 0), (Lane::Git, SliceKind::Sweep));
-        world.has_leisure = false;
-        assert_eq!(world.next(NOW_S, 0), Decision::Wait(Some(4000)));
-        world.has_leisure = true;
         world.ahead.clear();
         assert_eq!(world.fetch(NOW_S, 0).1, SliceKind::Backfill);
     }
@@ -407,7 +459,6 @@ mod tests {
         web.split_tail(&world.rules[&Lane::Web], later);
         assert_eq!(world.next(later, 0), Decision::Reshape, "before any backfill");
         world.checkpoint = reshape(&world.checkpoint, &world.rules, later, false).unwrap();
-        world.has_leisure = false;
         let git = &world.checkpoint.lanes[&Lane::Git];
         let last_look = |slice: &&Slice| slice.sweep_age_s == Some(7 * DAY_S - DAY_S / 2);
         let last_look = git.slices.iter().find(last_look).unwrap();

@@ -6,6 +6,8 @@ mod support;
 #[cfg(test)]
 mod archive;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod control;

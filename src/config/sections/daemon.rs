@@ -61,6 +61,9 @@ pub(in super::super) fn collect(root: &mut Table<'_>) -> (pipeline::Settings, bo
     if let Some(reserve) = table.integer("budget_reserve", 0..=15_000) {
         settings.budget_reserve = u64::try_from(reserve).unwrap_or(0);
     }
+    if let Some(levels) = table.durations("runway_warnings", seconds(60)..=days(3650)) {
+        settings.runway_warnings = levels;
+    }
     let allow_overlap = table.boolean("allow_overlap", false);
     table.finish();
     (settings, allow_overlap)

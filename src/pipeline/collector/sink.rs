@@ -67,6 +67,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
     /// The outcome is unknown until the checkpoint is read: it says what was committed.
     pub(super) async fn recover(&mut self, message: &str) -> Result<(), CollectorError> {
         warn!(entity = %self.parts.context.name, "producer lost, opening it again: {message}");
+        self.seat.withdraw();
         self.degrade(message);
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         loop {
@@ -84,7 +85,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
                     self.settle_request();
                     // what was fetched ahead rests on a state that may not be: it is fetched again
                     self.buffer.clear();
-                    self.fetching = None;
+                    self.fetches.clear();
                     self.sink_works();
                     return Ok(());
                 }

@@ -5,38 +5,40 @@ use crate::audit::{Entry, Lane};
 use crate::github::{Next, Page, Source, SourceError};
 use crate::pipeline::partition::Opener;
 use crate::pipeline::schedule::Wanted;
-use crate::time::{mono_ms, wall_ms};
+use crate::time::mono_ms;
 use tracing::{debug, info, warn};
 
 impl<S: Source, O: Opener> Collector<S, O> {
-    pub(super) fn keep_reserve(&mut self, page: &Page, now: i64) {
-        self.budget = page.budget;
-        let Some(budget) = page.budget else { return };
-        if budget.remaining > self.parts.settings.budget_reserve {
-            return;
+    /// An answer with this credential was a page.
+    pub(super) fn source_works(&mut self, way: usize) {
+        let entity = &self.parts.context.name;
+        let (part, whose) = (self.source_part(), self.credential_part(way));
+        let worked = self.source_pause.succeed();
+        let refusal = self.refusals.get_mut(way);
+        let was_refused = refusal.map(|pause| {
+            let was_on = pause.failures() > 0;
+            (pause.succeed(), was_on)
+        });
+        let (was_told, was_refused) = was_refused.unwrap_or_default();
+        if worked || was_told {
+            info!(%entity, credential = %whose, "GitHub answers again");
         }
-        let now_ms = self.clock.now_ms(now).unwrap_or_else(wall_ms);
-        let wait_ms =
-            budget.reset_s.saturating_mul(1000).saturating_sub(now_ms).clamp(1000, 3_600_000);
-        debug!(entity = %self.parts.context.name, wait_ms, "request budget used up to the reserve");
-        self.source_pause.set(now.saturating_add(wait_ms));
+        self.seat.prove(way, mono_ms());
+        if worked || was_refused {
+            self.seat.take_back(way);
+            self.parts.health.clear(&part);
+            self.parts.health.clear(&whose);
+        }
     }
 
-    /// Whether requests are left for what may wait, when each tail is polled as often as it may be until the window ends.
-    pub(super) fn has_leisure(&self, now_s: i64) -> bool {
-        let Some(budget) = self.budget else { return true };
-        let left_s = budget.reset_s.saturating_sub(now_s);
-        let every_s = i64::try_from(self.parts.settings.poll_interval_min.as_secs()).unwrap_or(1);
-        let lanes = i64::try_from(self.parts.context.rules.len()).unwrap_or(2);
-        let polls = left_s.max(0).saturating_mul(lanes) / every_s.max(1);
-        let spare = budget.remaining.saturating_sub(self.parts.settings.budget_reserve);
-        left_s <= 0 || i64::try_from(spare).is_ok_and(|spare| spare > polls)
-    }
-
-    pub(super) fn source_works(&mut self) {
-        if self.source_pause.succeed() {
-            info!(entity = %self.parts.context.name, "GitHub answers again");
-            self.parts.health.clear(&self.source_part());
+    /// The part of a credential: the entity's, where it has no other.
+    fn credential_part(&self, way: usize) -> String {
+        let credentials = self.parts.source.credentials();
+        match credentials.get(way) {
+            Some(credential) if credentials.len() > 1 => {
+                format!("{}/{credential}", self.source_part())
+            }
+            _ => self.source_part(),
         }
     }
 
@@ -44,29 +46,47 @@ impl<S: Source, O: Opener> Collector<S, O> {
         format!("github/{}", self.parts.context.name)
     }
 
-    /// No page: says so once, decides what to do instead and when. The cursor does not move.
-    pub(super) fn refused(&mut self, error: SourceError, purpose: Purpose) {
+    /// No page: the credential is set aside where it is to blame, and another one takes over.
+    pub(super) fn refused(&mut self, error: SourceError, purpose: Purpose, way: usize) {
         let now = mono_ms();
+        let part = self.credential_part(way);
+        let others = self.parts.source.credentials().len() > 1;
         let entity = &self.parts.context.name;
+        let Some(refusal) = self.refusals.get_mut(way) else { return };
         match error {
-            SourceError::RateLimited { reason, wait, .. } => {
+            SourceError::RateLimited { reason, wait, budget } => {
                 self.parts.metrics.retry("github", reason);
                 let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                self.source_pause.set(now.saturating_add(wait_ms));
-                if self.source_pause.is_news(reason) {
-                    warn!(%entity, reason, wait_s = wait.as_secs(), "rate limited, waiting");
+                let until_ms = now.saturating_add(wait_ms);
+                refusal.set(until_ms);
+                // a budget that is used up may be this entity's alone: the ledger knows
+                let for_all = budget.is_none() || reason != "primary";
+                self.seat.set_aside(way, until_ms, reason, for_all);
+                if refusal.is_news(reason) {
+                    warn!(%entity, credential = %part, reason, wait_s = wait.as_secs(), "rate limited, waiting");
                 }
             }
             SourceError::Denied { reason, message, remedy } => {
                 self.parts.metrics.retry("github", reason);
-                self.source_pause.fail_slowly(now);
-                if self.source_pause.is_news(&format!("{reason} {message}")) {
-                    warn!(%entity, reason, remedy, "GitHub refuses: {message}");
-                    self.parts
-                        .health
-                        .set_degraded(&self.source_part(), format!("{message}: {remedy}"));
+                refusal.fail_slowly(now);
+                let until_ms = refusal.until(now).unwrap_or(now);
+                self.seat.set_aside(way, until_ms, reason, reason == "unauthorized");
+                if refusal.is_news(&format!("{reason} {message}")) {
+                    warn!(%entity, credential = %part, reason, remedy, others, "GitHub refuses: {message}");
+                    self.parts.health.set_degraded(&part, format!("{message}: {remedy}"));
                 }
             }
+            error => self.not_taken(error, purpose),
+        }
+    }
+
+    /// No page, and no credential is to blame: says so once, decides what to do instead and when. The cursor does not move.
+    pub(super) fn not_taken(&mut self, error: SourceError, purpose: Purpose) {
+        let now = mono_ms();
+        let entity = &self.parts.context.name;
+        match error {
+            // the credential's: see `refused`
+            SourceError::RateLimited { .. } | SourceError::Denied { .. } => {}
             SourceError::Refused { status, message } => {
                 self.parts.metrics.retry("github", "refused");
                 match purpose {
@@ -84,9 +104,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
             }
             SourceError::Transport { reason, message } => {
                 self.parts.metrics.retry("github", reason);
-                if reason == "too_large" && self.per_page > 1 {
-                    self.per_page = self.per_page.div_ceil(2).min(self.per_page.saturating_sub(1));
-                    return;
+                if let ("too_large", Purpose::Page(wanted)) = (reason, &purpose) {
+                    let place = (wanted.lane, wanted.slice);
+                    if self.fetches.per_page(place) > 1 {
+                        return self.fetches.ask_smaller(place);
+                    }
                 }
                 self.source_pause.fail(now);
                 if let ("endless", Purpose::Page(wanted)) = (reason, purpose) {
@@ -123,13 +145,12 @@ impl<S: Source, O: Opener> Collector<S, O> {
         next: Option<Next>,
         date_ms: Option<i64>,
     ) {
-        if self.per_page > 1 {
-            self.per_page /= 2;
-            return;
+        let place = (wanted.lane, wanted.slice);
+        if self.fetches.per_page(place) > 1 {
+            return self.fetches.ask_smaller(place);
         }
         let digest = crate::audit::entry::derived_id(&body);
-        if self.uncuttable.as_deref() != Some(digest.as_str()) {
-            self.uncuttable = Some(digest);
+        if !self.fetches.is_again(place, &digest) {
             self.source_pause.fail(mono_ms());
             return;
         }

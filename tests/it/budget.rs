@@ -1,0 +1,101 @@
+//! Request budgets and deadlines, with the real daemon: several credentials, several entities with one of them.
+
+use crate::support::kafka::Broker;
+use crate::support::world::{Differences, World};
+use crate::support::{secret_token, wait_until};
+use ghauditd::audit::EntityKind;
+use ghauditd::sim::{Faults, SimConfig, SimEntity, SimToken, Traffic};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_mins(2);
+/// A window of the simulated GitHub, seconds.
+const WINDOW_S: u64 = 6;
+
+fn entity(slug: &str, history: u64, live: u64) -> SimEntity {
+    let traffic = |base: Traffic| Traffic {
+        history_entries: history,
+        live_per_second: 1.0,
+        live_entries_max: Some(live),
+        ..base
+    };
+    SimEntity {
+        web: traffic(Traffic::web()),
+        git: traffic(Traffic::git()),
+        ..SimEntity::new(EntityKind::Organization, slug)
+    }
+}
+
+async fn world(
+    name: &str,
+    entities: Vec<SimEntity>,
+    limit: u64,
+    further: usize,
+    faults: Faults,
+) -> World {
+    let token = || SimToken { token: secret_token(), rate_limit_per_hour: None };
+    let config = SimConfig {
+        entities,
+        rate_limit_per_hour: limit,
+        rate_limit_window_s: WINDOW_S,
+        further_tokens: std::iter::repeat_with(token).take(further).collect(),
+        faults,
+        ..SimConfig::default()
+    };
+    let mut world = World::new(name, Broker::shared().address(), config).await;
+    // within so short a window, polls of every second would take half of the budget
+    world.daemon.env("GHAUDITD__COLLECT__POLL_INTERVAL_MIN", "3s");
+    world.daemon.env("GHAUDITD__COLLECT__POLL_INTERVAL_MAX", "3s");
+    world
+}
+
+/// How long it takes to collect everything.
+async fn caught_up(world: &mut World) -> Duration {
+    world.daemon.start();
+    world.daemon.ready(LONG).await;
+    let begun = Instant::now();
+    world.collected(LONG).await;
+    assert_eq!(world.kafka_differences().await, Differences::default());
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_credentials_catch_up_faster_and_none_goes_over_its_limit() {
+    let mut alone =
+        world("one-credential", vec![entity("acme", 4_000, 0)], 20, 0, Faults::default()).await;
+    let one = caught_up(&mut alone).await;
+    let mut pool =
+        world("three-credentials", vec![entity("acme", 4_000, 0)], 20, 2, Faults::default()).await;
+    let three = caught_up(&mut pool).await;
+    for world in [&alone, &pool] {
+        let stats = world.sim.stats();
+        assert!(stats.requests > 60 && stats.over_limit == 0, "{stats:?}");
+    }
+    // 110 requests and more: six windows of one credential, two of three
+    assert!(three * 4 < one * 3, "{three:?} with three, {one:?} with one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_credential_is_set_aside_and_another_takes_over() {
+    let mut world =
+        world("set-aside", vec![entity("acme", 2_500, 20)], 20, 1, Faults::default()).await;
+    let first = std::fs::read_to_string(world.daemon.home().join("token")).unwrap();
+    world.sim.set_token(secret_token());
+    world.daemon.start();
+    wait_until(LONG, "the refusal is told", async || {
+        let page = world.daemon.get("/readyz").await;
+        page.is_some_and(|(status, text)| status == 503 && text.contains("github/acme/c0"))
+    })
+    .await;
+    world.collected(LONG).await;
+    let refused = world.sim.stats().by_status.get(&401).copied().unwrap_or(0);
+    assert!((1..=3).contains(&refused), "{refused} requests with it while it is set aside");
+    world.sim.set_token(first);
+    let file = world.daemon.home().join("token");
+    // another token, as far as can be seen: it is tried at once
+    std::fs::write(&file, format!("{}\n", std::fs::read_to_string(&file).unwrap())).unwrap();
+    world.daemon.ready(LONG).await;
+    let log = world.daemon.log();
+    assert_eq!(log.matches("GitHub refuses").count(), 1, "{log}");
+    assert!(log.contains("GitHub answers again"), "{log}");
+    assert_eq!(world.kafka_differences().await, Differences::default());
+}
