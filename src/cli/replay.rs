@@ -253,15 +253,15 @@ fn saved_sequence(restored: &Restored, filter: &Filter, name: &SavedName) -> Res
     let entity = filter.entity.clone().unwrap_or_default();
     let found = EntityName::try_from(entity.clone()).ok();
     let copies = found.and_then(|entity| restored.saved.get(&entity));
-    match copies.and_then(|copies| copies.get(name)) {
-        Some(saved) => Ok(saved.checkpoint.sequence),
-        None => {
-            let message = format!(
-                "entity {entity:?} has no checkpoint saved as {name}: see `ghauditd checkpoint list`"
-            );
-            told(Exit::NotFound, message)
-        }
+    if let Some(saved) = copies.and_then(|copies| copies.get(name)) {
+        return Ok(saved.checkpoint.sequence);
     }
+    told(
+        Exit::NotFound,
+        format!(
+            "entity {entity:?} has no checkpoint saved as {name}: see `ghauditd checkpoint list`"
+        ),
+    )
 }
 
 /// Something to sort by, and enough chance that two of the same second differ.

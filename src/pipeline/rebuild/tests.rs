@@ -59,11 +59,8 @@ fn state(context: &EntityContext) -> Checkpoint {
     let begin =
         |(lane, rules): (&Lane, &LaneRules)| (*lane, LaneState::begin(rules, NOW_MS / 1000));
     Checkpoint {
-        version: crate::audit::checkpoint::VERSION,
-        entity: context.name.clone(),
-        sequence: 0,
-        github_now_ms: None,
         lanes: context.rules.iter().map(begin).collect(),
+        ..Checkpoint::empty(context.name.clone())
     }
 }
 

@@ -544,7 +544,7 @@ mod tests {
         }
         let totals = Counts { github: 1, revised: 1, doubled: 2, ..Counts::default() };
         let lanes = vec![lane(Lane::Web, Standing::Compared, totals)];
-        page.push_str(&sentence(&Statement { totals, lanes, ..whole }));
+        page.push_str(&sentence(&Statement { lanes, totals, ..whole }));
         insta::assert_snapshot!("sentences", page);
     }
 }
