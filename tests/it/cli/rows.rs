@@ -127,6 +127,7 @@ fn entity_rows() -> Vec<Row> {
         ("entity lanes", entity("lanes = [\"web\", \"gti\"]")),
         ("entity lanes empty", entity("lanes = []")),
         ("entity lanes of another type", entity("lanes = 2")),
+        ("entity lanes that are not for it", entity("lanes = [\"graphql\"]")),
         ("entity retention without a unit", entity("retention.web = \"180\"")),
         ("entity retention in years", entity("retention.web = \"1y\"")),
         ("entity retention out of range", entity("retention.git = \"1m\"")),
