@@ -203,6 +203,7 @@ fn checkpoint(decisions: &mut Decisions<'_>) -> Checkpoint {
         sequence: unsigned(decisions),
         github_now_ms: maybe(decisions, number),
         lanes,
+        operations_next: maybe(decisions, number),
     }
 }
 

@@ -4,18 +4,21 @@
 //! is away only costs time: the daemon says so on its pages and waits. Order of a stop: the loops end after what they
 //! are committing, then the seen ids are made durable, then the producers close.
 
-use crate::audit::{EntityName, SeenLane, Topic};
-use crate::config::Config;
+pub mod offline;
+
+use crate::audit::{Actor, EntityName, SeenLane, Topic};
+use crate::config::{Config, Environment};
 use crate::github::EntitySettings;
 use crate::github::client::{Client, ClientError};
 use crate::health::Health;
-use crate::kafka::ownership::{Acquired, Ownership, StartError};
+use crate::kafka::ownership::{Acquired, Ownership, StartError, host_name};
 use crate::kafka::producer::Producer;
 use crate::metrics::Metrics;
 use crate::pipeline::archiver::{self, ArchiverStatus};
 use crate::pipeline::collector::{self, CollectorError, Parts};
 use crate::pipeline::partition::{OpenError, Opened, Opener, Partition};
 use crate::pipeline::record::{EntityContext, VALUE_BYTES_MAX};
+use crate::pipeline::requests::{self, Route};
 use crate::pipeline::seen::{self, CatchUpError};
 use crate::retry::Backoff;
 use crate::state::{Buckets, Lock, StateError};
@@ -26,6 +29,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -279,7 +283,7 @@ fn collect(
     tasks: &mut Tasks,
 ) -> Running {
     let Started { acquired, buckets } = started;
-    let Acquired { ownership, producers, mut checkpoints, .. } = acquired;
+    let Acquired { ownership, producers, mut entities, .. } = acquired;
     let count = config.kafka.partitions(Topic::Checkpoints);
     let opener = Arc::new(KafkaOpener {
         ownership,
@@ -289,14 +293,19 @@ fn collect(
     let partitions: BTreeMap<i32, Arc<Partition<KafkaOpener>>> = producers
         .into_iter()
         .map(|(number, producer)| {
-            let opened = Opened { sink: Arc::new(producer), checkpoints: BTreeMap::new() };
+            let opened = Opened { sink: Arc::new(producer), entities: BTreeMap::new() };
             (number, Arc::new(Partition::new(number, Arc::clone(&opener), opened)))
         })
         .collect();
     let clocks = Arc::new(seen::Clocks::default());
+    let mut routes = BTreeMap::new();
     for (entity, client) in clients {
         let number = entity.name.partition(count);
         let Some(partition) = partitions.get(&number) else { continue };
+        let state = entities.remove(&entity.name).unwrap_or_default();
+        let (to, requests) = mpsc::channel(requests::WAITING_MAX);
+        let from = state.checkpoint.as_ref().and_then(|checkpoint| checkpoint.operations_next);
+        routes.insert(entity.name.clone(), Route { from, to });
         let parts = Parts {
             context: context(config, &entity, number),
             source: client,
@@ -306,13 +315,20 @@ fn collect(
             settings: config.collect.clone(),
             metrics: Arc::clone(&shared.metrics),
             health: Arc::clone(&shared.health),
+            requests,
+            me: me(),
             board: Arc::clone(&shared.board),
         };
-        let (checkpoint, stop) = (checkpoints.remove(&entity.name), tasks.token());
+        let stop = tasks.token();
         tasks.spawn(format!("collector/{}", entity.name), async move {
-            collector::run(parts, checkpoint, stop).await.map_err(DaemonError::from)
+            collector::run(parts, state, stop).await.map_err(DaemonError::from)
         });
     }
+    let (kafka, stop) = (Arc::clone(&shared.kafka), tasks.token());
+    tasks.spawn("requests", async move {
+        requests::read(kafka, routes, stop).await;
+        Ok(())
+    });
     let (to_flush, stop) = (Arc::clone(&buckets), tasks.token());
     let retentions = seen::retentions(&config.entities);
     tasks.spawn("seen-ids", async move {
@@ -344,6 +360,12 @@ async fn keep_durable(
             Err(error) => warn!("seen ids cannot be made durable: {error}"),
         }
     }
+}
+
+/// Who answers requests.
+fn me() -> Actor {
+    let user = Environment::of_process().user().to_owned();
+    Actor { user, host: host_name(), pid: std::process::id() }
 }
 
 fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> EntityContext {
@@ -396,7 +418,7 @@ impl Opener for KafkaOpener {
 
     async fn open(&self, partition: i32) -> Result<Opened<Producer>, OpenError> {
         let reopened = self.ownership.reopen(partition).await;
-        let (producer, checkpoints) = reopened.map_err(|error| match error {
+        let (producer, entities) = reopened.map_err(|error| match error {
             StartError::OwnedByOther { .. } => OpenError::OwnedByOther(error.to_string()),
             error if error.is_retriable() => OpenError::Retry(error.to_string()),
             error => OpenError::Refused(error.to_string()),
@@ -404,6 +426,6 @@ impl Opener for KafkaOpener {
         seen::catch_up(Arc::clone(&self.kafka), Arc::clone(&self.buckets), partition)
             .await
             .map_err(|error| OpenError::Retry(error.to_string()))?;
-        Ok(Opened { sink: Arc::new(producer), checkpoints })
+        Ok(Opened { sink: Arc::new(producer), entities })
     }
 }

@@ -40,13 +40,7 @@ pub(super) struct Collector {
 }
 
 fn empty(name: &EntityName) -> Checkpoint {
-    Checkpoint {
-        version: ghauditd::audit::checkpoint::VERSION,
-        entity: name.clone(),
-        sequence: 0,
-        github_now_ms: None,
-        lanes: BTreeMap::new(),
-    }
+    Checkpoint::empty(name.clone())
 }
 
 impl Collector {

@@ -1,7 +1,8 @@
 //! Records of the checkpoint topic: an entity's checkpoint, the owner of a partition, the genesis.
 //!
 //! All three are JSON objects with a `version`. Keys: the entity's name for a checkpoint, `#owner/<partition>` for an
-//! owner record, `#genesis` for the genesis (entity names cannot begin with `#`).
+//! owner record, `#genesis` for the genesis, `#saved/<entity>/<name>` for a copy ([`super::saved`]); entity names cannot
+//! begin with `#`.
 //! A version that is newer than the program is refused, never guessed.
 
 use super::entity::{EntityName, Lane};
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// The version of the checkpoint's layout that this program writes. It reads version 1 too, which knew no sweeps.
-pub const VERSION: u32 = 2;
+/// The version of the checkpoint's layout that this program writes. It reads version 1 too, which knew no sweeps, and
+/// version 2, which knew no requests.
+pub const VERSION: u32 = 3;
 /// The only version of the layouts of owner record and genesis so far.
 pub const STATE_VERSION: u32 = 1;
 
@@ -31,6 +33,9 @@ pub struct Checkpoint {
     pub github_now_ms: Option<i64>,
     /// The lanes that have begun.
     pub lanes: BTreeMap<Lane, LaneState>,
+    /// Offset on the operations topic after the last request of this entity that was executed or refused (version 3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operations_next: Option<i64>,
 }
 
 /// A lane's saved state.
@@ -137,7 +142,8 @@ pub enum DecodeError {
     },
 }
 
-fn decode<'a, T: Deserialize<'a>>(
+/// Reads a versioned record.
+pub(super) fn decode<'a, T: Deserialize<'a>>(
     what: &'static str,
     known: u32,
     bytes: &'a [u8],
@@ -175,6 +181,18 @@ macro_rules! json_record {
     };
 }
 impl Checkpoint {
+    /// The checkpoint of an entity of which nothing was collected.
+    pub fn empty(entity: EntityName) -> Self {
+        Self {
+            version: VERSION,
+            entity,
+            sequence: 0,
+            github_now_ms: None,
+            lanes: BTreeMap::new(),
+            operations_next: None,
+        }
+    }
+
     /// SHA-256 of the record's value, 64 hex digits: tells one checkpoint from another.
     pub fn digest(&self) -> String {
         Sha256::digest(self.encode())
@@ -273,6 +291,7 @@ mod tests {
             sequence: 7,
             github_now_ms: Some(1_790_000_700_000),
             lanes: BTreeMap::from([(Lane::Web, lane)]),
+            operations_next: Some(42),
         }
     }
 
@@ -288,7 +307,8 @@ mod tests {
         r#"_s":1790000000,"gap_floor_s":1774448600,"entries":0,"empty_at_s":null}],"next_backfill":1,"#,
         r#""entries":7}}}"#,
     );
-    const GOLDEN_CHECKPOINT: &str = concat!(
+    /// As the program before requests wrote it.
+    const GOLDEN_VERSION_2: &str = concat!(
         r#"{"version":2,"entity":"acme","sequence":7,"github_now_ms":1790000700000,"lanes":{"web":{"beg"#,
         r#"an_s":1790000600,"collected":[[1790000000,1790000100]],"slices":[{"id":0,"kind":"backfill",""#,
         r#"from_s":1771424000,"to_s":1790000000,"backfill":0,"start_s":1771424000,"walk":null,"confirmi"#,
@@ -301,6 +321,12 @@ mod tests {
         r#"00,"to_s":1790000000,"gap_floor_s":1774448600,"entries":0,"empty_at_s":null}],"next_backfill"#,
         r#"":1,"entries":7,"swept":[{"age_s":600,"spans":[[1771424000,1789999000]]}]}}}"#,
     );
+    /// What version 3 writes: version 2, and how far the operations topic is done.
+    fn golden_checkpoint() -> String {
+        let body = GOLDEN_VERSION_2.strip_suffix('}').unwrap();
+        format!("{},\"operations_next\":42}}", body.replacen(":2,", ":3,", 1))
+    }
+
     const GOLDEN_OWNER: &str = r#"{"version":1,"run":"r","host":"h","pid":42,"started_ms":-1}"#;
     const GOLDEN_GENESIS: &str =
         r#"{"version":1,"instance":"i","topics":{"a":1,"b":12},"created_ms":1790000000000}"#;
@@ -322,10 +348,10 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        assert_eq!(text(example().encode()), GOLDEN_CHECKPOINT);
+        assert_eq!(text(example().encode()), golden_checkpoint());
         assert_eq!(text(owner().encode()), GOLDEN_OWNER);
         assert_eq!(text(genesis().encode()), GOLDEN_GENESIS);
-        assert_eq!(Checkpoint::decode(GOLDEN_CHECKPOINT.as_bytes()).unwrap(), example());
+        assert_eq!(Checkpoint::decode(golden_checkpoint().as_bytes()).unwrap(), example());
         assert_eq!(Owner::decode(GOLDEN_OWNER.as_bytes()).unwrap(), owner());
         assert_eq!(Genesis::decode(GOLDEN_GENESIS.as_bytes()).unwrap(), genesis());
         assert_eq!(owner_key(11), "#owner/11");
@@ -341,13 +367,21 @@ mod tests {
         lane.slices.truncate(2);
         lane.slices[0].opened_s = None;
         lane.next_slice = 2;
+        expected.operations_next = None;
         assert_eq!(read, expected);
-        assert_eq!(read.version, 2);
+        assert_eq!(read.version, 3);
+    }
+
+    #[test]
+    fn version_2_is_read_as_what_knew_no_requests() {
+        let read = Checkpoint::decode(GOLDEN_VERSION_2.as_bytes()).unwrap();
+        assert_eq!(read, Checkpoint { operations_next: None, ..example() });
+        assert_eq!(read.version, 3);
     }
 
     #[test]
     fn a_newer_version_is_refused_by_name_even_when_its_layout_is_another() {
-        for bytes in [&b"{\"version\":3}"[..], b"{\"new\":[1],\"version\":99}"] {
+        for bytes in [&b"{\"version\":4}"[..], b"{\"new\":[1],\"version\":99}"] {
             let refused = Checkpoint::decode(bytes).unwrap_err();
             assert!(matches!(refused, DecodeError::Newer { what: "checkpoint", .. }), "{refused}");
             assert!(matches!(Owner::decode(bytes), Err(DecodeError::Newer { .. })));
@@ -374,8 +408,8 @@ mod tests {
     /// Found by the fuzz target `checkpoint_of_fields`: a query's were ignored.
     #[test]
     fn an_unknown_member_is_refused_wherever_it_stands() {
-        for (at, _) in GOLDEN_CHECKPOINT.match_indices('{') {
-            let (before, after) = GOLDEN_CHECKPOINT.split_at(at + 1);
+        for (at, _) in GOLDEN_VERSION_2.match_indices('{') {
+            let (before, after) = GOLDEN_VERSION_2.split_at(at + 1);
             let more = Checkpoint::decode(format!("{before}\"more\":1,{after}").as_bytes());
             assert!(matches!(more, Err(DecodeError::Malformed { .. })), "{before}");
         }
@@ -439,11 +473,14 @@ mod tests {
             github_now_ms in option::of(any::<i64>()),
             web in option::of(any_lane()),
             git in option::of(any_lane()),
+            operations_next in option::of(any::<i64>()),
         ) {
             let lanes = [(Lane::Web, web), (Lane::Git, git)];
             let lanes = lanes.into_iter().filter_map(|(lane, state)| Some((lane, state?))).collect();
             let entity = EntityName::try_from("acme".to_owned()).unwrap();
-            let checkpoint = Checkpoint { version: VERSION, entity, sequence, github_now_ms, lanes };
+            let checkpoint = Checkpoint {
+                version: VERSION, entity, sequence, github_now_ms, lanes, operations_next,
+            };
             prop_assert_eq!(Checkpoint::decode(&checkpoint.encode()).unwrap(), checkpoint);
         }
 
@@ -468,8 +505,8 @@ mod tests {
 
         /// A damaged record is refused or read as another one of the same layout: it never panics.
         #[test]
-        fn changed_bytes_never_panic(at in 0..GOLDEN_CHECKPOINT.len(), byte in any::<u8>()) {
-            let mut bytes = GOLDEN_CHECKPOINT.as_bytes().to_vec();
+        fn changed_bytes_never_panic(at in 0..GOLDEN_VERSION_2.len(), byte in any::<u8>()) {
+            let mut bytes = GOLDEN_VERSION_2.as_bytes().to_vec();
             bytes[at] = byte;
             if let Ok(read) = Checkpoint::decode(&bytes) {
                 prop_assert_eq!(Checkpoint::decode(&read.encode()).unwrap(), read);

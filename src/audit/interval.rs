@@ -31,6 +31,36 @@ impl Intervals {
         self.0.insert(at, (from, to));
     }
 
+    /// What of this lies in no span of `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut left = Vec::new();
+        for &(from, to) in &self.0 {
+            let mut at = from;
+            for &(a, b) in other.0.iter().filter(|&&(a, b)| a < to && from < b) {
+                if at < a {
+                    left.push((at, a));
+                }
+                at = at.max(b);
+            }
+            if at < to {
+                left.push((at, to));
+            }
+        }
+        Self(left)
+    }
+
+    /// What of this lies in a span of `other` too.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        self.without(&self.without(other))
+    }
+
+    /// Whether there is no span.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the second `at_s` lies in a span.
     pub fn contains(&self, at_s: i64) -> bool {
         self.0.iter().any(|&(a, b)| a <= at_s && at_s < b)
@@ -95,6 +125,27 @@ mod tests {
                 prop_assert_eq!(Some(intervals.first_missing(at)), missing);
                 let next = (at + 1..60).find(|s| model.contains(s) && !model.contains(&(s - 1)));
                 prop_assert_eq!(intervals.next_after(at), next);
+            }
+        }
+
+        #[test]
+        fn differences_and_intersections_are_those_of_sets(
+            one in vec((0_i64..40, 0_i64..40), 0..8), other in vec((0_i64..40, 0_i64..40), 0..8),
+        ) {
+            let all = |spans: Vec<(i64, i64)>| {
+                let mut intervals = Intervals::default();
+                for (from, to) in spans {
+                    intervals.insert(from, to);
+                }
+                intervals
+            };
+            let (one, other) = (all(one), all(other));
+            for result in [one.without(&other), one.within(&other)] {
+                prop_assert_eq!(Intervals::try_from(result.as_slice().to_vec()), Ok(result));
+            }
+            for at in -1..41 {
+                prop_assert_eq!(one.without(&other).contains(at), one.contains(at) && !other.contains(at));
+                prop_assert_eq!(one.within(&other).contains(at), one.contains(at) && other.contains(at));
             }
         }
 

@@ -260,7 +260,7 @@ impl LaneState {
         }
     }
 
-    fn open_backfill(
+    pub(super) fn open_backfill(
         &mut self,
         rules: &LaneRules,
         from_s: i64,

@@ -363,7 +363,6 @@ mod tests {
     use proptest::option;
     use proptest::prelude::*;
     use serde_json::json;
-    use std::collections::BTreeMap;
 
     fn entity() -> EntityName {
         EntityName::try_from("acme".to_owned()).unwrap()
@@ -378,13 +377,7 @@ mod tests {
     }
 
     fn checkpoint() -> Checkpoint {
-        Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: entity(),
-            sequence: 7,
-            github_now_ms: None,
-            lanes: BTreeMap::new(),
-        }
+        Checkpoint { sequence: 7, ..Checkpoint::empty(entity()) }
     }
 
     fn request(operation: Operation) -> OperationRecord {

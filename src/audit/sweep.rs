@@ -99,7 +99,7 @@ type Due = (i64, i64);
 
 impl LaneRules {
     /// Before this second nothing is read again: GitHub has deleted it, or it is too old for us.
-    fn oldest_kept_s(&self, now_s: i64) -> i64 {
+    pub(super) fn oldest_kept_s(&self, now_s: i64) -> i64 {
         self.edge_s(now_s).unwrap_or_else(|| now_s.saturating_sub(UNLIMITED_S))
     }
 
@@ -171,7 +171,7 @@ impl LaneState {
 
     /// Makes the list of ages that of the rules. What was read at a greater age was read at a new, smaller one too. What
     /// GitHub had deleted before there were sweeps, or what was read after settling before it was deleted, is not owed.
-    fn adopt_ages(&mut self, rules: &LaneRules, now_s: i64) -> bool {
+    pub(super) fn adopt_ages(&mut self, rules: &LaneRules, now_s: i64) -> bool {
         if self.knows_ages(rules) {
             return false;
         }

@@ -1,8 +1,16 @@
-//! `ghauditd checkpoint list|show`: the saved state, read without disturbing anybody.
+//! `ghauditd checkpoint`: the saved state. `list`, `show`, `diff` and `export` read it without disturbing anybody; what
+//! changes it is asked of its owner.
+
+mod diff;
+mod restore;
+mod saved;
 
 use super::{Exit, Global, Output};
 use crate::audit::checkpoint::Backfill;
-use crate::audit::{Checkpoint, EntityName, Lane, LaneState, Owner, Slice, SliceKind, Topic};
+use crate::audit::{
+    Actor, Checkpoint, EntityName, Lane, LaneState, Owner, SavedCopies, SavedName, Slice,
+    SliceKind, Topic,
+};
 use crate::config::Config;
 use crate::config::units::show_duration;
 use crate::kafka::restore::{Restored, read_checkpoints};
@@ -14,18 +22,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const LONG_ABOUT: &str = "\
-Show the checkpoints: how far each lane of each entity has been read, what is still open, and who owns the state.
+Show the checkpoints: how far each lane of each entity has been read, what is still open, and who owns the state. Keep \
+copies of them, and go back to one.
 
-Reads the checkpoint topic and writes nothing; a running daemon is not disturbed. \"Read once\" means that GitHub was \
+What only shows reads the checkpoint topic; a running daemon is not disturbed. What changes something is asked of the \
+running daemon and recorded, with who and why, on the operations topic. \"Read once\" means that GitHub was \
 asked for that time after it had passed. \"Complete\" means that it was read again at the settling age or later, which \
 finds what GitHub indexed late; what is indexed later still is looked for at the further sweep ages.";
 
-/// Show the saved state
+/// Show the saved state, keep copies of it, go back to one
 #[derive(Debug, Args)]
 #[command(long_about = LONG_ABOUT, after_long_help = "\
 Examples:
   ghauditd checkpoint list
   ghauditd checkpoint show acme
+  ghauditd checkpoint save before-upgrade --reason 'ticket 42'
+  ghauditd checkpoint restore before-upgrade
   ghauditd checkpoint show acme --json | jq '.entities[0].lanes.web.collected'")]
 pub(super) struct CheckpointArgs {
     #[command(subcommand)]
@@ -44,10 +56,19 @@ enum Command {
     Show {
         /// Name of the entity in the configuration
         entity: Option<String>,
+        /// Show the copy of this name instead
+        #[arg(long, value_name = "NAME")]
+        saved: Option<SavedName>,
         /// Answer as JSON: times are epoch seconds, fields as in the checkpoint's public format
         #[arg(long)]
         json: bool,
     },
+    Diff(diff::DiffArgs),
+    Save(saved::SaveArgs),
+    Restore(restore::RestoreArgs),
+    Export(saved::ExportArgs),
+    Import(saved::ImportArgs),
+    Delete(saved::DeleteArgs),
 }
 
 #[derive(Serialize)]
@@ -68,6 +89,18 @@ struct EntityView<'a> {
     /// Per lane: end of the time that was read again after settling, epoch seconds.
     complete_up_to_s: BTreeMap<Lane, i64>,
     lanes: &'a BTreeMap<Lane, LaneState>,
+    saved: Vec<SavedView<'a>>,
+}
+
+/// A named copy.
+#[derive(Serialize)]
+struct SavedView<'a> {
+    name: &'a SavedName,
+    at_ms: i64,
+    by: &'a Actor,
+    reason: Option<&'a str>,
+    imported: bool,
+    sequence: u64,
 }
 
 pub(super) fn run(
@@ -77,31 +110,78 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let Some(loaded) = super::config_or_complaints(global, out) else { return Ok(Exit::Config) };
     let config = loaded.config;
-    let kafka = Arc::new(config.kafka.clone());
-    let restored = match super::block_on(read_checkpoints(kafka))? {
-        Ok(restored) => restored,
-        Err(error) => {
-            out.complain(format!("checkpoints cannot be read: {error}"));
-            return Ok(if error.is_retriable() { Exit::Unexpected } else { Exit::Refused });
-        }
-    };
-    let mut views = views(&config, &restored);
-    let instance = restored.genesis.as_ref().map(|genesis| genesis.instance.as_str());
     match &args.command {
-        Command::List { json: true } => out.json(&Answer { instance, entities: views })?,
-        Command::List { json: false } => list(&views, out)?,
-        Command::Show { entity, json } => {
-            views.retain(|view| entity.as_ref().is_none_or(|wanted| wanted == view.entity));
-            if let (Some(wanted), true) = (entity, views.is_empty()) {
-                out.complain(no_checkpoint(&config, wanted));
-                return Ok(Exit::NotFound);
-            }
+        Command::List { json } => {
+            let restored = match read(&config, out)? {
+                Ok(restored) => restored,
+                Err(exit) => return Ok(exit),
+            };
+            let entities = views(&config, &restored);
             if *json {
-                out.json(&Answer { instance, entities: views })?;
+                out.json(&Answer { instance: instance(&restored), entities })?;
             } else {
-                views.iter().try_for_each(|view| show(view, out))?;
+                list(&entities, out)?;
             }
+            Ok(Exit::Ok)
         }
+        Command::Show { entity, saved, json } => {
+            show_entities(&config, entity.as_deref(), saved.as_ref(), *json, out)
+        }
+        Command::Diff(args) => diff::diff(args, &config, out),
+        Command::Save(args) => saved::save(args, &config, out),
+        Command::Restore(args) => restore::restore(args, &config, out),
+        Command::Export(args) => saved::export(args, &config, out),
+        Command::Import(args) => saved::import(args, &config, out),
+        Command::Delete(args) => saved::delete(args, &config, out),
+    }
+}
+
+/// All that is saved; complains when it cannot be read.
+fn read(config: &Config, out: &mut Output) -> anyhow::Result<Result<Restored, Exit>> {
+    let kafka = Arc::new(config.kafka.clone());
+    Ok(super::block_on(read_checkpoints(kafka))?.map_err(|error| {
+        out.complain(format!("checkpoints cannot be read: {error}"));
+        if error.is_retriable() { Exit::Unexpected } else { Exit::Refused }
+    }))
+}
+
+fn instance(restored: &Restored) -> Option<&str> {
+    restored.genesis.as_ref().map(|genesis| genesis.instance.as_str())
+}
+
+fn show_entities(
+    config: &Config,
+    entity: Option<&str>,
+    saved: Option<&SavedName>,
+    json: bool,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let mut restored = match read(config, out)? {
+        Ok(restored) => restored,
+        Err(exit) => return Ok(exit),
+    };
+    if let Some(name) = saved {
+        let entity = match super::control::entity_of(config, entity, out) {
+            Ok(entity) => &entity.name,
+            Err(exit) => return Ok(exit),
+        };
+        let copy = restored.saved.get(entity).and_then(|copies| copies.get(name));
+        let Some(copy) = copy.map(|saved| (*saved.checkpoint).clone()) else {
+            out.complain(saved::unknown(entity, name, &restored));
+            return Ok(Exit::NotFound);
+        };
+        restored.checkpoints = BTreeMap::from([(entity.clone(), copy)]);
+    }
+    let mut views = views(config, &restored);
+    views.retain(|view| entity.is_none_or(|wanted| wanted == view.entity));
+    if let (Some(wanted), true) = (entity, views.is_empty()) {
+        out.complain(no_checkpoint(config, wanted));
+        return Ok(Exit::NotFound);
+    }
+    if json {
+        out.json(&Answer { instance: instance(&restored), entities: views })?;
+    } else {
+        views.iter().try_for_each(|view| show(view, out))?;
     }
     Ok(Exit::Ok)
 }
@@ -126,9 +206,22 @@ fn views<'a>(config: &Config, restored: &'a Restored) -> Vec<EntityView<'a>> {
             github_now_ms: checkpoint.github_now_ms,
             complete_up_to_s: frontiers(config, name, checkpoint),
             lanes: &checkpoint.lanes,
+            saved: restored.saved.get(name).map(saved_views).unwrap_or_default(),
         }
     };
     restored.checkpoints.iter().map(view).collect()
+}
+
+/// The copies of an entity, the oldest first.
+fn saved_views(copies: &SavedCopies) -> Vec<SavedView<'_>> {
+    let mut views = Vec::with_capacity(copies.len());
+    for (name, saved) in copies {
+        let (at_ms, by, reason) = (saved.at_ms, &saved.by, saved.reason.as_deref());
+        let (imported, sequence) = (saved.imported, saved.checkpoint.sequence);
+        views.push(SavedView { name, at_ms, by, reason, imported, sequence });
+    }
+    views.sort_by_key(|view| view.at_ms);
+    views
 }
 
 /// What may be called complete depends on what the configuration says that GitHub keeps.
@@ -159,7 +252,27 @@ fn list(views: &[EntityView<'_>], out: &mut Output) -> anyhow::Result<()> {
     ];
     let rows: Vec<_> = views.iter().flat_map(lane_rows).collect();
     out.table(&head, &rows)?;
+    let rows: Vec<_> = views.iter().flat_map(saved_rows).collect();
+    if !rows.is_empty() {
+        out.line("")?;
+        out.table(&["ENTITY", "SAVED AS", "AT", "BY", "SEQUENCE", "REASON"], &rows)?;
+    }
     Ok(())
+}
+
+fn saved_rows(view: &EntityView<'_>) -> Vec<Vec<String>> {
+    let row = |saved: &SavedView<'_>| {
+        let imported = if saved.imported { " (imported)" } else { "" };
+        vec![
+            view.entity.to_owned(),
+            saved.name.to_string(),
+            rfc3339_ms(saved.at_ms),
+            format!("{} on {}{imported}", saved.by.user, saved.by.host),
+            saved.sequence.to_string(),
+            saved.reason.unwrap_or("-").to_owned(),
+        ]
+    };
+    view.saved.iter().map(row).collect()
 }
 
 fn lane_rows(view: &EntityView<'_>) -> Vec<Vec<String>> {
@@ -318,6 +431,8 @@ mod tests {
             pid: 42,
             started_ms: 1_795_170_000_000,
         };
+        let name: SavedName = "before".parse().unwrap();
+        let by = Actor { user: "alice".to_owned(), host: "ops1".to_owned(), pid: 7 };
         let view = EntityView {
             entity: "acme",
             configured: false,
@@ -327,6 +442,14 @@ mod tests {
             github_now_ms: Some(1_795_176_000_000),
             complete_up_to_s: BTreeMap::from([(Lane::Git, 1_795_089_600)]),
             lanes: &lanes,
+            saved: vec![SavedView {
+                name: &name,
+                at_ms: 1_795_170_000_000,
+                by: &by,
+                reason: Some("ticket 42"),
+                imported: true,
+                sequence: 100,
+            }],
         };
         insta::assert_snapshot!(printed(|out| show(&view, out).unwrap()), @r#"
         entity acme (not in the configuration: not read)
@@ -346,6 +469,9 @@ mod tests {
         insta::assert_snapshot!(printed(|out| list(&[view], out).unwrap()), @r#"
         ENTITY  LANE  COMPLETE UP TO        READ ONCE UP TO       TAIL FROM             OPEN BACKFILL  ENTRIES
         acme    git   2026-11-19T12:00:00Z  2026-11-13T12:00:00Z  2026-11-20T11:50:00Z  2 slices       120
+
+        ENTITY  SAVED AS  AT                        BY                        SEQUENCE  REASON
+        acme    before    2026-11-20T10:20:00.000Z  alice on ops1 (imported)  100       ticket 42
         "#);
     }
 }

@@ -23,11 +23,13 @@ pub enum Exit {
     NotFound,
     /// A comparison (demo) found entries lost, doubled or changed.
     Mismatch,
+    /// The daemon refused what a command asked for, or nobody answered.
+    Declined,
 }
 
 impl Exit {
     /// All codes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Unexpected,
         Self::Usage,
@@ -38,6 +40,7 @@ impl Exit {
         Self::Archive,
         Self::NotFound,
         Self::Mismatch,
+        Self::Declined,
     ];
 
     /// The number that the shell sees.
@@ -53,6 +56,7 @@ impl Exit {
             Self::Archive => 7,
             Self::NotFound => 8,
             Self::Mismatch => 9,
+            Self::Declined => 10,
         }
     }
 
@@ -71,6 +75,9 @@ impl Exit {
             }
             Self::NotFound => "what was asked for does not exist",
             Self::Mismatch => "a comparison found entries lost, doubled or changed",
+            Self::Declined => {
+                "what was asked for was refused by the daemon, or nobody answered: nothing was changed"
+            }
         }
     }
 

@@ -15,8 +15,8 @@ use super::scout::{Scout, ScoutError, blocking};
 use super::settings::Settings;
 use super::topics::{self, TopicError, TopicState};
 use super::{Sink as _, SinkError};
-use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, VERSION, owner_key};
-use crate::audit::{Batch, Checkpoint, EntityName, Genesis, Owner, Record, Topic};
+use crate::audit::checkpoint::{GENESIS_KEY, STATE_VERSION, owner_key};
+use crate::audit::{Batch, Checkpoint, EntityName, EntityState, Genesis, Owner, Record, Topic};
 use crate::metrics::Metrics;
 use crate::time::wall_ms;
 use bytes::Bytes;
@@ -140,8 +140,8 @@ pub struct Acquired {
     pub producers: BTreeMap<i32, Producer>,
     /// The genesis of this installation.
     pub genesis: Genesis,
-    /// Checkpoints of the entities in these partitions; an entity that never committed has none.
-    pub checkpoints: BTreeMap<EntityName, Checkpoint>,
+    /// State of the entities in these partitions; an entity that never committed has none.
+    pub entities: BTreeMap<EntityName, EntityState>,
     /// The topics as they are.
     pub topics: Vec<TopicState>,
     /// What the operator should know: to be logged once.
@@ -188,8 +188,8 @@ impl Ownership {
         let mut warnings: Vec<String> =
             topics.iter().flat_map(|topic| topic.warnings.clone()).collect();
         warnings.extend(orphans(&known.checkpoints, entities));
-        let checkpoints = ownership.restore(&reader, &producers, init, &mut warnings).await?;
-        Ok(Acquired { ownership, producers, genesis, checkpoints, topics, warnings })
+        let entities = ownership.restore(&reader, &producers, init, &mut warnings).await?;
+        Ok(Acquired { ownership, producers, genesis, entities, topics, warnings })
     }
 
     /// The random id of this process's run, as in its owner records.
@@ -203,7 +203,7 @@ impl Ownership {
     pub async fn reopen(
         &self,
         partition: i32,
-    ) -> Result<(Producer, BTreeMap<EntityName, Checkpoint>), StartError> {
+    ) -> Result<(Producer, BTreeMap<EntityName, EntityState>), StartError> {
         let reader = Reader::open(&self.settings).await?;
         // first without fencing: another instance must not be disturbed by one that lost
         let mut before = self.read(&reader, [partition], Until::Now).await?;
@@ -213,7 +213,7 @@ impl Ownership {
         // it may have come between the look and the fence: then it is the newer one, and takes the partition back
         self.refuse_other(partition, restored.owners.remove(&partition))?;
         self.claim(&producer, None).await?;
-        Ok((producer, restored.checkpoints))
+        Ok((producer, restored.into_entities()))
     }
 
     fn refuse_other(&self, partition: i32, owner: Option<Owner>) -> Result<(), StartError> {
@@ -310,9 +310,10 @@ impl Ownership {
         producers: &BTreeMap<i32, Producer>,
         init: bool,
         warnings: &mut Vec<String>,
-    ) -> Result<BTreeMap<EntityName, Checkpoint>, StartError> {
+    ) -> Result<BTreeMap<EntityName, EntityState>, StartError> {
         let partitions: Vec<i32> = producers.keys().copied().collect();
-        let mut checkpoints = self.read(reader, partitions, Until::End).await?.checkpoints;
+        let mut restored = self.read(reader, partitions, Until::End).await?;
+        let checkpoints = &mut restored.checkpoints;
         let reached = reader.with(&self.settings, read_reached);
         let count = self.settings.partitions(Topic::Checkpoints);
         for (entity, reached) in reached.await? {
@@ -330,13 +331,13 @@ impl Ownership {
                 reached.topic, reached.sequence
             ));
             let begun =
-                checkpoints.entry(entity.clone()).or_insert_with(|| empty_checkpoint(entity));
+                checkpoints.entry(entity.clone()).or_insert_with(|| Checkpoint::empty(entity));
             begun.sequence = reached.sequence;
             // written now: the next start comes without --init
             let record = state_record(producer, begun.entity.as_str(), begun.encode());
             write(producer, vec![record]).await?;
         }
-        Ok(checkpoints)
+        Ok(restored.into_entities())
     }
 
     async fn read(
@@ -463,16 +464,6 @@ fn orphans<'a>(
     })
 }
 
-fn empty_checkpoint(entity: EntityName) -> Checkpoint {
-    Checkpoint {
-        version: VERSION,
-        entity,
-        sequence: 0,
-        github_now_ms: None,
-        lanes: BTreeMap::new(),
-    }
-}
-
 /// The name of this host; empty where it has none.
 pub fn host_name() -> String {
     // no name is worth a failed start
@@ -510,7 +501,7 @@ mod tests {
             warnings: Vec::new(),
         };
         let genesis = Genesis {
-            version: VERSION,
+            version: STATE_VERSION,
             instance: random_id(),
             topics: [("github.audit.web".to_owned(), 6), ("ghauditd.seen.web".to_owned(), 12)]
                 .into(),

@@ -6,7 +6,8 @@ use super::consumer::{ReadError, ReadFrom, RecordView, TopicReader};
 use super::scout::{Ended, blocking};
 use super::settings::Settings;
 use crate::audit::checkpoint::{DecodeError, GENESIS_KEY, owner_key};
-use crate::audit::{Checkpoint, EntityName, Genesis, Owner, Topic, header};
+use crate::audit::saved::{Saved, SavedCopies, parse_saved_key};
+use crate::audit::{Checkpoint, EntityName, EntityState, Genesis, Owner, Topic, header};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -88,6 +89,19 @@ pub struct Restored {
     pub owners: BTreeMap<i32, Owner>,
     /// The last checkpoint of each entity.
     pub checkpoints: BTreeMap<EntityName, Checkpoint>,
+    /// The named copies of each entity's checkpoint.
+    pub saved: BTreeMap<EntityName, SavedCopies>,
+}
+
+impl Restored {
+    /// The state of each entity.
+    pub fn into_entities(mut self) -> BTreeMap<EntityName, EntityState> {
+        let of = |(name, checkpoint): (EntityName, Checkpoint)| {
+            let saved = self.saved.remove(&name).unwrap_or_default();
+            (name, EntityState { checkpoint: Some(checkpoint), saved })
+        };
+        self.checkpoints.into_iter().map(of).collect()
+    }
 }
 
 /// Reads all checkpoints, owners and the genesis; writes nothing and fences nobody.
@@ -178,6 +192,10 @@ impl Latest {
                 }
                 place.check(&key, right)?;
                 restored.owners.insert(partition, owner);
+            } else if let Some((entity, name)) = parse_saved_key(&key) {
+                let saved = Saved::decode(&value).map_err(|source| place.damaged(&key, source))?;
+                place.check(&key, entity.partition(place.count))?;
+                restored.saved.entry(entity).or_default().insert(name, saved);
             } else {
                 let entity = EntityName::try_from(key.clone()).map_err(|_| place.unknown(&key))?;
                 let checkpoint =
@@ -294,6 +312,7 @@ pub(super) fn read_genesis(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::saved::saved_key;
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
@@ -318,13 +337,31 @@ mod tests {
 
     fn checkpoint(entity: &str, sequence: u64) -> Vec<u8> {
         let entity = EntityName::try_from(entity.to_owned()).unwrap();
-        Checkpoint { version: 1, entity, sequence, github_now_ms: None, lanes: BTreeMap::new() }
-            .encode()
+        Checkpoint { sequence, ..Checkpoint::empty(entity) }.encode()
     }
 
     fn owner(run: &str) -> Vec<u8> {
         Owner { version: 1, run: run.to_owned(), host: "h".to_owned(), pid: 1, started_ms: 0 }
             .encode()
+    }
+
+    fn saved() -> Vec<u8> {
+        let entity = EntityName::try_from("acme".to_owned()).unwrap();
+        let by = crate::audit::Actor { user: String::new(), host: String::new(), pid: 1 };
+        let checkpoint = Box::new(Checkpoint::empty(entity));
+        Saved { version: 1, at_ms: 0, by, reason: None, imported: false, checkpoint }.encode()
+    }
+
+    #[test]
+    fn saved_copies_are_the_entitys_own_and_can_be_removed() {
+        let name = EntityName::try_from("acme".to_owned()).unwrap();
+        let home = name.partition(12);
+        let (kept, gone) = ("#saved/acme/kept", "#saved/acme/gone");
+        let records = [(kept, Some(saved())), (gone, Some(saved())), (gone, None)];
+        let state = restored(home, &records).unwrap();
+        let names: Vec<_> =
+            state.saved[&name].keys().map(crate::audit::SavedName::as_str).collect();
+        assert_eq!(names, ["kept"]);
     }
 
     #[test]
@@ -353,7 +390,7 @@ mod tests {
     fn what_cannot_be_trusted_is_refused() {
         let home = EntityName::try_from("acme".to_owned()).unwrap().partition(12);
         let away = (home + 1) % 12;
-        let newer = br#"{"version":3,"anything":true}"#.to_vec();
+        let newer = br#"{"version":99,"anything":true}"#.to_vec();
         let rows = [
             (restored(away, &[("acme", Some(checkpoint("acme", 1)))]), "belongs in partition"),
             (restored(home, &[("acme", Some(newer.clone()))]), "start the newer ghauditd"),
@@ -361,6 +398,9 @@ mod tests {
             (restored(3, &[("#owner/3", Some(newer))]), "start the newer ghauditd"),
             (restored(3, &[("#owner/4", Some(owner("a")))]), "belongs in partition 4"),
             (restored(home, &[("acme", Some(b"{".to_vec()))]), "cannot be read"),
+            (restored(away, &[("#saved/acme/x", Some(saved()))]), "belongs in partition"),
+            (restored(home, &[("#saved/acme/x", Some(b"{}".to_vec()))]), "saved checkpoint"),
+            (restored(home, &[("#saved/acme/current", Some(saved()))]), "does not know"),
             (restored(3, &[("#owner/03", Some(owner("a")))]), "does not know"),
             (restored(0, &[("#lease/1", Some(b"{}".to_vec()))]), "does not know"),
             (restored(0, &[("Not An Entity", Some(b"{}".to_vec()))]), "does not know"),
@@ -376,6 +416,7 @@ mod tests {
             vec(any::<u8>(), 0..60),
             Just(checkpoint("acme", 3)),
             Just(owner("a")),
+            Just(saved()),
             Just(br#"{"version":1,"instance":"i","topics":{},"created_ms":0}"#.to_vec()),
         ]
     }
@@ -387,6 +428,7 @@ mod tests {
             partition in 0..12_i32,
             records in vec((prop_oneof![
                 Just("acme".to_owned()), Just(GENESIS_KEY.to_owned()), (0..12).prop_map(owner_key),
+                Just("#saved/acme/x".to_owned()),
                 "#owner/.{0,5}", any::<String>(),
             ], option::of(bytes())), 0..4),
         ) {
@@ -402,6 +444,12 @@ mod tests {
             for (number, owner) in &restored.owners {
                 prop_assert_eq!(*number, partition);
                 found.insert(owner_key(*number), owner.encode());
+            }
+            for (name, copies) in &restored.saved {
+                prop_assert_eq!(name.partition(12), partition);
+                for (copy, saved) in copies {
+                    found.insert(saved_key(name, copy), saved.encode());
+                }
             }
             if let Some(genesis) = &restored.genesis {
                 prop_assert_eq!(partition, 0);

@@ -6,9 +6,11 @@
 //! 3. the batch is committed in one transaction: records, seen ids and checkpoint are all there, or none is;
 //! 4. the planned state becomes the state, the seen ids go to their files: repeated from Kafka after a crash.
 
+mod requests;
 mod sink;
 mod source;
 
+use super::answer::Delivered;
 use super::buffer::Buffer;
 use super::optional::Optional;
 use super::partition::{Opener, Partition};
@@ -17,7 +19,7 @@ use super::plan::{self, Clocks, Fetched, Planned};
 use super::record::EntityContext;
 use super::schedule::{self, Decision, View, Wanted};
 use crate::audit::lane::LaneRules;
-use crate::audit::{Checkpoint, Lane, ServerClock, SliceKind};
+use crate::audit::{Actor, Checkpoint, EntityState, Lane, SavedCopies, ServerClock, SliceKind};
 use crate::github::rate_limit::Budget;
 use crate::github::{Next, Page, PageRequest, Source, SourceError};
 use crate::health::Health;
@@ -30,6 +32,7 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -65,6 +68,10 @@ pub struct Parts<S: Source, O: Opener> {
     pub metrics: Arc<Metrics>,
     /// What is wrong.
     pub health: Arc<Health>,
+    /// What commands want.
+    pub requests: mpsc::Receiver<Delivered>,
+    /// Who answers them.
+    pub me: Actor,
     /// Where it says how it stands.
     pub board: Arc<Board>,
 }
@@ -80,10 +87,10 @@ const RESHAPE_EVERY_MS: i64 = 60_000;
 /// Collects until cancelled.
 pub async fn run<S: Source, O: Opener>(
     parts: Parts<S, O>,
-    checkpoint: Option<Checkpoint>,
+    state: EntityState,
     cancel: CancellationToken,
 ) -> Result<(), CollectorError> {
-    let mut collector = Collector::new(parts, checkpoint, cancel.clone());
+    let mut collector = Collector::new(parts, state, cancel.clone());
     loop {
         collector.report();
         collector.start_commit()?;
@@ -99,6 +106,9 @@ pub async fn run<S: Source, O: Opener>(
             () = cancel.cancelled() => break,
             Some(answer) = OptionFuture::from(collector.fetching.as_mut().map(|(_, future)| future)) => {
                 collector.fetched(answer);
+            }
+            Some(delivered) = collector.parts.requests.recv(), if collector.request.is_none() => {
+                collector.request = Some(delivered);
             }
             () = tokio::time::sleep(sleep) => {}
         }
@@ -138,6 +148,9 @@ struct Collector<S: Source, O: Opener> {
     parts: Parts<S, O>,
     name: String,
     state: Checkpoint,
+    saved: SavedCopies,
+    /// The request that is to be answered next.
+    request: Option<Delivered>,
     clock: ServerClock,
     buffer: Buffer,
     fetching: Option<(Purpose, BoxFuture<'static, Answer>)>,
@@ -163,14 +176,9 @@ struct Collector<S: Source, O: Opener> {
 }
 
 impl<S: Source, O: Opener> Collector<S, O> {
-    fn new(parts: Parts<S, O>, checkpoint: Option<Checkpoint>, cancel: CancellationToken) -> Self {
-        let state = checkpoint.unwrap_or_else(|| Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: parts.context.name.clone(),
-            sequence: 0,
-            github_now_ms: None,
-            lanes: BTreeMap::new(),
-        });
+    fn new(parts: Parts<S, O>, state: EntityState, cancel: CancellationToken) -> Self {
+        let EntityState { checkpoint, saved } = state;
+        let state = checkpoint.unwrap_or_else(|| Checkpoint::empty(parts.context.name.clone()));
         let optional = Optional::default();
         let all = &parts.context.rules;
         let rules = optional.changed(all, all, mono_ms()).unwrap_or_else(|| all.clone());
@@ -183,6 +191,8 @@ impl<S: Source, O: Opener> Collector<S, O> {
             tried_credential: generation(&*parts.source),
             buffer,
             state,
+            saved,
+            request: None,
             parts,
             fetching: None,
             committing: None,
@@ -211,6 +221,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
     fn start_commit(&mut self) -> Result<(), CollectorError> {
         let now = mono_ms();
         if self.committing.is_some() || self.sink_pause.is_on(now) {
+            return Ok(());
+        }
+        if let Some(planned) = self.plan_answer() {
+            self.commit(planned);
             return Ok(());
         }
         let Some(clocks) = self.clocks() else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! Where sources, Kafka, seen ids and the archive meet. Loops: [`collector`], [`archiver`]. Pure: [`schedule`], [`plan`].
 
+pub mod answer;
 pub mod archiver;
 pub mod buffer;
 pub mod collector;
@@ -9,6 +10,7 @@ pub mod partition;
 pub mod pause;
 pub mod plan;
 pub mod record;
+pub mod requests;
 pub mod schedule;
 pub mod seen;
 pub mod status;

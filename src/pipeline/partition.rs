@@ -1,6 +1,6 @@
 //! One checkpoint partition: its producer, one batch in flight, and what happens when the producer is lost.
 
-use crate::audit::{Batch, Checkpoint, EntityName};
+use crate::audit::{Batch, EntityName, EntityState};
 use crate::kafka::{Committed, Sink, SinkError};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -44,8 +44,8 @@ pub trait Opener: Send + Sync + 'static {
 pub struct Opened<S> {
     /// The producer.
     pub sink: Arc<S>,
-    /// The checkpoints of the entities that live there.
-    pub checkpoints: BTreeMap<EntityName, Checkpoint>,
+    /// The state of the entities that live there.
+    pub entities: BTreeMap<EntityName, EntityState>,
 }
 
 /// A checkpoint partition, shared by the collectors of its entities.
@@ -60,14 +60,13 @@ struct Slot<S> {
     sink: Option<Arc<S>>,
     /// A commit whose caller went away: nobody has heard its outcome.
     in_flight: bool,
-    checkpoints: BTreeMap<EntityName, Checkpoint>,
+    entities: BTreeMap<EntityName, EntityState>,
 }
 
 impl<O: Opener> Partition<O> {
     /// A partition that was just opened.
     pub fn new(number: i32, opener: Arc<O>, opened: Opened<O::Sink>) -> Self {
-        let slot =
-            Slot { sink: Some(opened.sink), in_flight: false, checkpoints: opened.checkpoints };
+        let slot = Slot { sink: Some(opened.sink), in_flight: false, entities: opened.entities };
         Self { number, opener, slot: Mutex::new(slot) }
     }
 
@@ -101,15 +100,15 @@ impl<O: Opener> Partition<O> {
     }
 
     /// After [`SinkError::Lost`] or [`SinkError::Fenced`]: opens the partition again unless another collector has, and
-    /// returns the entity's checkpoint as it was committed last.
-    pub async fn recover(&self, entity: &EntityName) -> Result<Option<Checkpoint>, OpenError> {
+    /// returns the entity's state as it was committed last.
+    pub async fn recover(&self, entity: &EntityName) -> Result<EntityState, OpenError> {
         let mut slot = self.slot.lock().await;
         if slot.sink.is_none() {
             let opened = self.opener.open(self.number).await?;
             slot.sink = Some(opened.sink);
-            slot.checkpoints = opened.checkpoints;
+            slot.entities = opened.entities;
         }
-        Ok(slot.checkpoints.get(entity).cloned())
+        Ok(slot.entities.get(entity).cloned().unwrap_or_default())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The planned state becomes the state only after the batch is committed; otherwise it is dropped.
 
+use super::answer::Answer;
 use super::record::{Arena, EntityContext, Revision};
 use crate::audit::lane::{Expired, Shown};
 use crate::audit::seen::{filing, lookup};
@@ -65,6 +66,8 @@ pub struct Planned {
     pub counts: BTreeMap<(Lane, SliceKind), Counts>,
     /// What a sweep was the first to see.
     pub late: Vec<Late>,
+    /// The request that it answers.
+    pub answer: Option<Answer>,
 }
 
 /// An entry that GitHub indexed after its time had been read.
@@ -98,7 +101,14 @@ impl Clocks {
 pub fn checkpoint_only(context: &EntityContext, mut next: Checkpoint, clocks: Clocks) -> Planned {
     next.github_now_ms = next.github_now_ms.max(Some(clocks.github_now_ms));
     let batch = Batch { records: vec![context.checkpoint_record(&next)] };
-    Planned { batch, next, pending: Pending::default(), counts: BTreeMap::new(), late: Vec::new() }
+    Planned {
+        batch,
+        next,
+        pending: Pending::default(),
+        counts: BTreeMap::new(),
+        late: Vec::new(),
+        answer: None,
+    }
 }
 
 /// Plans one batch of one entity's pages against its committed state.
@@ -127,6 +137,7 @@ pub fn plan<E>(
             pending: Pending::default(),
             counts: BTreeMap::new(),
             late: Vec::new(),
+            answer: None,
         },
     };
     for fetched in pages {
@@ -328,13 +339,8 @@ mod tests {
         let now_s = clocks().now_s();
         let lanes =
             context.rules.iter().map(|(&lane, rules)| (lane, LaneState::begin(rules, now_s)));
-        Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: context.name.clone(),
-            sequence: 41,
-            github_now_ms: None,
-            lanes: lanes.collect(),
-        }
+        let lanes = lanes.collect();
+        Checkpoint { sequence: 41, lanes, ..Checkpoint::empty(context.name.clone()) }
     }
 
     fn entry(id: &str, body: &str) -> Entry {

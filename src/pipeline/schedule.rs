@@ -268,13 +268,7 @@ mod tests {
                 (lane, LaneRules { lane, retention_s, settling_s: 600, sweeps })
             };
             let rules = BTreeMap::from([rules(Lane::Web, 180), rules(Lane::Git, 7)]);
-            let empty = Checkpoint {
-                version: crate::audit::checkpoint::VERSION,
-                entity: EntityName::try_from("acme".to_owned()).unwrap(),
-                sequence: 0,
-                github_now_ms: None,
-                lanes: BTreeMap::new(),
-            };
+            let empty = Checkpoint::empty(EntityName::try_from("acme".to_owned()).unwrap());
             let checkpoint = reshape(&empty, &rules, NOW_S, false).unwrap();
             let due = BTreeMap::from([(Lane::Web, 5000), (Lane::Git, 4000)]);
             Self {

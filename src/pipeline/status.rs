@@ -90,11 +90,10 @@ mod tests {
         state.backfills.clear();
         state.split_tail(&rules, now_s + 2 * day_s);
         let checkpoint = Checkpoint {
-            version: crate::audit::checkpoint::VERSION,
-            entity: EntityName::try_from("acme".to_owned()).unwrap(),
             sequence: 9,
             github_now_ms: Some(now_s * 1000),
             lanes: BTreeMap::from([(Lane::Git, state)]),
+            ..Checkpoint::empty(EntityName::try_from("acme".to_owned()).unwrap())
         };
         let rules = BTreeMap::from([(Lane::Git, rules)]);
         let now_ms = Some((now_s + 2 * day_s) * 1000);

@@ -260,7 +260,7 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn help_of_every_command() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 22] = [
         &[],
         &["run"],
         &["check"],
@@ -268,6 +268,12 @@ fn help_of_every_command() {
         &["checkpoint"],
         &["checkpoint", "list"],
         &["checkpoint", "show"],
+        &["checkpoint", "diff"],
+        &["checkpoint", "save"],
+        &["checkpoint", "restore"],
+        &["checkpoint", "export"],
+        &["checkpoint", "import"],
+        &["checkpoint", "delete"],
         &["offsets"],
         &["archive"],
         &["archive", "list"],

@@ -81,13 +81,7 @@ fn batch(settings: &Settings, checkpoint: &mut Checkpoint, records: u64) -> Batc
 }
 
 fn blank() -> Checkpoint {
-    Checkpoint {
-        version: 1,
-        entity: entity(),
-        sequence: 0,
-        github_now_ms: None,
-        lanes: BTreeMap::new(),
-    }
+    Checkpoint::empty(entity())
 }
 
 /// What the collector does with a sink, in its smallest form: the state moves only when a commit says so.
@@ -111,7 +105,11 @@ impl Writer {
         Self {
             settings: settings.clone(),
             producer: acquired.producers.remove(&home(settings)).unwrap(),
-            checkpoint: acquired.checkpoints.remove(&entity()).unwrap_or_else(blank),
+            checkpoint: acquired
+                .entities
+                .remove(&entity())
+                .and_then(|it| it.checkpoint)
+                .unwrap_or_else(blank),
             ownership: acquired.ownership,
             outcomes: BTreeMap::new(),
             longest_commit: Duration::ZERO,
@@ -155,9 +153,12 @@ impl Writer {
     async fn recover(&mut self) {
         loop {
             match self.ownership.reopen(home(&self.settings)).await {
-                Ok((producer, mut checkpoints)) => {
+                Ok((producer, mut entities)) => {
                     self.producer = producer;
-                    self.checkpoint = checkpoints.remove(&entity()).unwrap_or_else(blank);
+                    self.checkpoint = entities
+                        .remove(&entity())
+                        .and_then(|it| it.checkpoint)
+                        .unwrap_or_else(blank);
                     return;
                 }
                 Err(error) if error.is_retriable() => {

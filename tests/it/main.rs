@@ -8,6 +8,8 @@ mod archive;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod control;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod faults;

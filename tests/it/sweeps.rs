@@ -86,7 +86,7 @@ async fn what_is_indexed_late_is_found_once_across_kills() {
 /// The checkpoint as a program wrote it that knew no sweeps.
 fn as_version_1(checkpoint: &[u8]) -> Vec<u8> {
     let mut value: serde_json::Value = serde_json::from_slice(checkpoint).unwrap();
-    assert_eq!(value["version"], 2);
+    assert_eq!(value["version"], 3);
     value["version"] = 1.into();
     for lane in value["lanes"].as_object_mut().unwrap().values_mut() {
         lane.as_object_mut().unwrap().remove("swept").unwrap();

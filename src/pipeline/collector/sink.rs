@@ -1,6 +1,7 @@
 //! What a collector does with the outcome of a transaction.
 
 use super::{Collector, CollectorError};
+use crate::audit::EntityState;
 use crate::audit::entry::derived_id;
 use crate::github::Source;
 use crate::kafka::{Committed, SinkError};
@@ -20,6 +21,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
     ) -> Result<(), CollectorError> {
         match result {
             Ok(committed) => self.apply(planned, &committed),
+            Err(SinkError::Content { message, .. }) if planned.answer.is_some() => {
+                self.cannot_answer(&message);
+            }
             Err(SinkError::Aborted { reason, message }) => {
                 self.parts.metrics.retry("kafka", reason);
                 self.again(&message);
@@ -72,10 +76,12 @@ impl<S: Source, O: Opener> Collector<S, O> {
                 recovered = self.parts.partition.recover(&self.parts.context.name) => recovered,
             };
             match recovered {
-                Ok(checkpoint) => {
+                Ok(EntityState { checkpoint, saved }) => {
                     if let Some(checkpoint) = checkpoint {
                         self.state = checkpoint;
                     }
+                    self.saved = saved;
+                    self.settle_request();
                     // what was fetched ahead rests on a state that may not be: it is fetched again
                     self.buffer.clear();
                     self.fetching = None;
@@ -125,6 +131,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
             if let Some(state) = self.state.lanes.get_mut(&lane) {
                 state.drop_cursor(slice);
             }
+        }
+        if let Some(answer) = planned.answer {
+            self.answered(&answer);
         }
         if let Err(error) = filed {
             // they are in Kafka, and owed to the files: nothing is planned before they are written

@@ -94,7 +94,7 @@ async fn a_deleted_state_topic_is_refused_and_init_goes_on_after_it() {
     assert!(error.to_string().contains("a deleted topic is never a first run"));
 
     let acquired = acquire(&settings, true).await.unwrap();
-    assert_eq!(acquired.checkpoints[&entity()].sequence, 5);
+    assert_eq!(acquired.entities[&entity()].checkpoint.as_ref().unwrap().sequence, 5);
     drop(acquired);
     // --init is needed once, even when nothing was committed in between
     let mut writer = Writer::start(&settings).await;
@@ -221,7 +221,7 @@ async fn data_ahead_of_its_checkpoint_is_refused() {
     assert_eq!(reached.sequence, 9);
     let acquired = acquire(&settings, true).await.unwrap();
     assert!(acquired.warnings.iter().any(|warning| warning.contains("because of --init")));
-    assert_eq!(acquired.checkpoints[&entity()].sequence, 9);
+    assert_eq!(acquired.entities[&entity()].checkpoint.as_ref().unwrap().sequence, 9);
 }
 
 #[tokio::test]

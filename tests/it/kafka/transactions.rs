@@ -15,7 +15,7 @@ async fn a_first_run_leaves_topics_genesis_and_owner() {
     println!("first run took {:?}", begun.elapsed());
     assert!(acquired.topics.iter().all(|topic| topic.created));
     assert_eq!(acquired.genesis.topics.len(), Topic::ALL.len());
-    assert_eq!(acquired.checkpoints, BTreeMap::new());
+    assert_eq!(acquired.entities, BTreeMap::new());
     assert_eq!(acquired.producers.keys().collect::<Vec<_>>(), [&home(&settings)]);
 
     let state = read_checkpoints(Arc::new(settings.clone())).await.unwrap();
