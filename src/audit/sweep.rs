@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// What is kept for ever is read again up to this age: behind it nobody knows any more what was committed.
 const UNLIMITED_S: i64 = 180 * 86_400;
 /// A sweep reads at least this part of its age at once, so that few requests show little.
-const SPANS_PER_AGE: i64 = 24;
+const SPANS_PER_AGE: i64 = 12;
 /// The last look reads at most this part of the time that it has before expiry at once.
 const SPANS_PER_LAST_LOOK: i64 = 4;
 /// Of what is overdue, a sweep reads this part at once.
@@ -405,9 +405,12 @@ mod tests {
         }
         let sweeps = lane.next_slice - before;
         assert!(
-            (30..=36).contains(&sweeps),
-            "{sweeps} sweeps: none at settling, which the polls do; 24 at a day, 8 last looks"
+            (18..=22).contains(&sweeps),
+            "{sweeps} sweeps: none at settling, which the polls do; 12 at a day, 8 last looks"
         );
+        // two lanes that are polled each minute, in an hour, of 1,750 requests
+        let idle = 2 * (24 * 60 + sweeps) / 24;
+        assert!(idle * 100 <= 1_750 * 7, "{idle} requests an hour");
     }
 
     #[test]
