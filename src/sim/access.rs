@@ -100,7 +100,7 @@ impl Access {
         self.tokens.push(token);
     }
 
-    /// Refuses a token from now on; the word `installations` stands for all that were made of them.
+    /// Refuses a token from now on, whoever made it.
     pub(crate) fn revoke(&mut self, token: &str) {
         self.tokens.retain(|known| known.token != token);
         self.made.remove(token);
