@@ -355,7 +355,7 @@ fn exit_codes() {
     let place = Place::new();
     let good = place.write("good.toml", &good().replace("DIR", &place.path("")));
     let bad = place.write("bad.toml", "[kafka]\n");
-    let rows: [(&str, &[&str], i32); 15] = [
+    let rows: [(&str, &[&str], i32); 17] = [
         ("help", &["--help"], 0),
         ("good", &["check", "--config", &good], 0),
         ("no command", &[], 2),

@@ -13,7 +13,7 @@ const LIMIT: u64 = 1_750;
 
 struct Day {
     /// Entries a simulated second, in both lanes together.
-    per_second: f64,
+    per_second: u32,
     credentials: usize,
     /// Simulated seconds with traffic.
     busy_s: u32,
@@ -29,21 +29,17 @@ struct Day {
 
 impl Day {
     /// Entries of one lane.
-    fn lane_entries(&self) -> u32 {
-        let half = self.per_second * f64::from(self.busy_s) / 2.0;
-        (0..=100_000_000).step_by(100).take_while(|count| f64::from(*count) <= half).last().unwrap()
+    fn lane_entries(&self) -> u64 {
+        u64::from(self.per_second) * u64::from(self.busy_s) / 2
     }
 
     async fn world(&self, name: &str) -> World {
         let traffic = |base: Traffic| Traffic {
-            live_per_second: self.per_second / 2.0,
-            live_entries_max: Some(self.lane_entries().into()),
+            live_per_second: f64::from(self.per_second) / 2.0,
+            live_entries_max: Some(self.lane_entries()),
             ..base
         };
-        let token = |number| SimToken {
-            token: format!("{}{number}", crate::support::secret_token()),
-            rate_limit_per_hour: None,
-        };
+        let token = |number| SimToken::new(&format!("{}{number}", crate::support::secret_token()));
         let config = SimConfig {
             entities: vec![SimEntity {
                 web: traffic(Traffic::web()),
@@ -77,7 +73,7 @@ impl Day {
     async fn live(&self, name: &str) {
         let mut world = self.world(name).await;
         world.daemon.start();
-        let all = 2 * u64::from(self.lane_entries());
+        let all = 2 * self.lane_entries();
         wait_until(self.patience, "everything late is indexed", async || {
             tokio::time::sleep(Duration::from_secs(1)).await;
             world.sim.visible_entries() >= all
@@ -94,14 +90,14 @@ impl Day {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_with_one_credential() {
     let day = Day {
-        per_second: 8.0,
+        per_second: 8,
         credentials: 1,
         busy_s: 86_400,
         late_max_s: 72_000,
         settling: "10m",
         sweep_age: "24h",
         speed: 150.0,
-        patience: Duration::from_mins(60),
+        patience: Duration::from_hours(1),
     };
     let short = Day {
         busy_s: 900,
@@ -118,14 +114,14 @@ async fn a_day_with_one_credential() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_with_five_credentials() {
     let day = Day {
-        per_second: 48.0,
+        per_second: 48,
         credentials: 5,
         busy_s: 86_400,
         late_max_s: 72_000,
         settling: "10m",
         sweep_age: "24h",
         speed: 60.0,
-        patience: Duration::from_mins(120),
+        patience: Duration::from_hours(2),
     };
     let short = Day {
         busy_s: 600,

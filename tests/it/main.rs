@@ -13,6 +13,7 @@ mod cli;
 mod control;
 #[cfg(test)]
 mod daemon;
+#[cfg(test)]
 mod day;
 #[cfg(test)]
 mod faults;

@@ -200,6 +200,11 @@ fn entries(body: &Bytes, nodes: &Range<usize>) -> Result<Option<Vec<Entry>>, Cut
     }
 }
 
+/// The entry that a node is: the value of a record that came by this way.
+pub fn entry_of(body: &Bytes) -> Entry {
+    entry(body, 0..body.len())
+}
+
 /// One entry. A fact that is missing or odd is `None` and costs nothing else.
 fn entry(body: &Bytes, element: Range<usize>) -> Entry {
     let bytes = body.slice(element.clone());

@@ -4,14 +4,13 @@ use crate::archive::segment::ArchivedRecord;
 use crate::audit::entry::derived_id;
 use crate::audit::seen::{SourceKind, filing};
 use crate::audit::{Bucket, EntityName, Entry, Fingerprint, Lane, SeenLane, header};
+use crate::github::graphql;
 use crate::github::page::entry_of;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Header of what a replay sent.
-const REPLAY: &str = "gh_replay";
 /// Most bytes of large entries that wait for their further pieces.
 const JOIN_BYTES_MAX: usize = 512 << 20;
 
@@ -61,7 +60,7 @@ pub(super) fn numbered(record: ArchivedRecord) -> Result<Option<Numbered>, Strin
         return Ok(None);
     };
     // what was sent again is there in the original too
-    if text(REPLAY).is_some() {
+    if text(header::REPLAY).is_some() {
         return Ok(None);
     }
     let entity = EntityName::try_from(entity.to_owned()).map_err(|error| error.to_string())?;
@@ -139,8 +138,12 @@ impl Joiner {
 
 /// The fingerprint is made of the body, exactly as the collector makes it; `ce_id` has to say the same.
 fn archived(record: &Numbered, body: Bytes) -> Result<Archived, String> {
-    let entry = entry_of(body);
-    let fingerprint = Fingerprint::new(&entry.id_or_derived().0, &entry.body, SourceKind::Rest);
+    let source = record.lane.source();
+    let entry = match source {
+        SourceKind::GraphQl => graphql::cut::entry_of(&body),
+        SourceKind::Rest | SourceKind::Push => entry_of(body),
+    };
+    let fingerprint = Fingerprint::new(&entry.id_or_derived().0, &entry.body, source);
     let mut id = entry.id_or_derived().0.into_owned();
     if record.is_revision {
         id.extend_from_slice(header::REVISION_SEPARATOR.as_bytes());
