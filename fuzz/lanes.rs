@@ -33,7 +33,8 @@ fn run(decisions: &mut Decisions<'_>) {
         1 => SweepAges::new(settling_s, &[], retention_s, None),
         _ => SweepAges::new(settling_s, &[3 * settling_s], retention_s, Some(6 * 3_600)),
     };
-    let rules = LaneRules { lane, retention_s, settling_s, sweeps };
+    let readers = [1, 2, 5][decisions.below(3)];
+    let rules = LaneRules { readers, lane, retention_s, settling_s, sweeps };
     let mut server = Server::new(decisions, retention_s);
     let mut collector = Collector::new(decisions, rules.clone());
     while !decisions.is_empty() {

@@ -6,6 +6,7 @@
 
 pub mod offline;
 
+use crate::audit::lane::LaneRules;
 use crate::audit::{Actor, EntityName, SeenLane, Topic};
 use crate::config::{Config, Environment};
 use crate::github::EntitySettings;
@@ -373,8 +374,11 @@ fn me() -> Actor {
 }
 
 fn context(config: &Config, entity: &EntitySettings, state_partition: i32) -> EntityContext {
-    let rules =
-        |lane: &crate::github::LaneSettings| config.collect.rules(lane.lane, lane.retention);
+    let readers = u32::try_from(entity.credentials.len()).unwrap_or(u32::MAX);
+    let rules = |lane: &crate::github::LaneSettings| LaneRules {
+        readers,
+        ..config.collect.rules(lane.lane, lane.retention)
+    };
     let base = config.servers.get(&entity.server).map_or("", |server| server.base_url.as_str());
     let base = base.trim_end_matches('/');
     let source = format!("{base}/{}/{}", entity.kind.path_segment(), entity.slug);

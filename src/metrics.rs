@@ -49,6 +49,12 @@ struct OfRequest {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBudget {
+    entity: String,
+    credential: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfCredential {
     credential: String,
 }
@@ -88,8 +94,8 @@ pub struct Metrics {
     body_bytes: Family<OfLane, Counter>,
     requests: Family<OfRequest, Counter>,
     request_seconds: Histograms<OfEntity>,
-    budget_limit: Family<OfEntity, Gauge>,
-    budget_remaining: Family<OfEntity, Gauge>,
+    budget_limit: Family<OfBudget, Gauge>,
+    budget_remaining: Family<OfBudget, Gauge>,
     foreign_requests: Family<OfCredential, Counter>,
     retries: Family<OfRetry, Counter>,
     runway_seconds: Family<OfLane, GaugeF64>,
@@ -342,9 +348,10 @@ impl Metrics {
         self.request_seconds.get_or_create(&of_entity(entity)).observe(seconds);
     }
 
-    /// What is left of a credential's budget.
-    pub fn budget(&self, entity: &EntityName, limit: u64, remaining: u64) {
-        let labels = of_entity(entity);
+    /// What is left of a credential's budget, as an answer for an entity told.
+    pub fn budget(&self, entity: &EntityName, credential: &str, limit: u64, remaining: u64) {
+        let (entity, credential) = (entity.to_string(), credential.to_owned());
+        let labels = OfBudget { entity, credential };
         self.budget_limit.get_or_create(&labels).set(gauge(limit));
         self.budget_remaining.get_or_create(&labels).set(gauge(remaining));
     }

@@ -19,6 +19,8 @@ pub const TAIL_SLACK_S: i64 = 600;
 /// A wholly empty backfill is asked again after this time.
 pub const UNCONFIRMED_AGAIN_S: i64 = DAY_S;
 const DAY_S: i64 = 86_400;
+/// A backfill is not cut into shorter slices than this for the sake of several credentials.
+const SHARE_MIN_S: i64 = 3_600;
 
 /// What a lane's rules depend on besides its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct LaneRules {
     pub settling_s: i64,
     /// At which ages it is read again.
     pub sweeps: SweepAges,
+    /// How many credentials read it: a backfill is cut into so many slices at least, so that each has work.
+    pub readers: u32,
 }
 
 impl LaneRules {
@@ -292,12 +296,13 @@ impl LaneState {
         floor_s: i64,
     ) {
         let (id, now_s) = (Some(id), Some(now_s));
-        let span_s = rules.slice_span_s();
         let mut at_s = from_s;
         if rules.retention_s.is_some() && from_s < floor_s && floor_s < to_s {
             self.push_slice(SliceKind::Backfill, from_s, Some(floor_s), id, now_s);
             at_s = floor_s;
         }
+        let share_s = to_s.saturating_sub(at_s) / i64::from(rules.readers.max(1));
+        let span_s = rules.slice_span_s().min(share_s.saturating_add(1).max(SHARE_MIN_S));
         while rules.retention_s.is_some() && to_s.saturating_sub(at_s) > span_s {
             let end_s = at_s.saturating_add(span_s);
             self.push_slice(SliceKind::Backfill, at_s, Some(end_s), id, now_s);

@@ -273,7 +273,7 @@ mod tests {
     fn rules() -> LaneRules {
         let retention_s = Some(7 * DAY_S);
         let sweeps = SweepAges::new(600, &[DAY_S], retention_s, Some(12 * HOUR_S));
-        LaneRules { lane: Lane::Git, retention_s, settling_s: 600, sweeps }
+        LaneRules { readers: 1, lane: Lane::Git, retention_s, settling_s: 600, sweeps }
     }
 
     /// GitHub's log: time of an entry, and from when on it is shown.

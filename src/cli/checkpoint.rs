@@ -398,7 +398,7 @@ mod tests {
         let day_s = 86_400;
         let sweeps = crate::audit::SweepAges::default();
         let retention_s = Some(7 * day_s);
-        let rules = LaneRules { lane: Lane::Git, retention_s, settling_s: 600, sweeps };
+        let rules = LaneRules { readers: 1, lane: Lane::Git, retention_s, settling_s: 600, sweeps };
         let mut lane = LaneState::begin(&rules, now_s);
         lane.slices.truncate(3);
         lane.collected.insert(now_s - 9 * day_s, now_s - 7 * day_s);

@@ -70,13 +70,16 @@ impl Try {
 pub(super) async fn all(config: &Config) -> Vec<Try> {
     let metrics = Arc::new(Metrics::default());
     let mut tries = Vec::new();
+    let mut limits = BTreeMap::new();
     for entity in &config.entities {
-        entity_tries(config, entity, &metrics, &mut tries).await;
+        if let Some(limit) = entity_tries(config, entity, &metrics, &mut tries).await {
+            limits.insert(entity.name.clone(), limit);
+        }
     }
     kafka_tries(config, &metrics, &mut tries).await;
     // a first run has no checkpoints, and what is wrong with Kafka was said above
     if let Ok(restored) = read_checkpoints(Arc::new(config.kafka.clone())).await {
-        tries.extend(fit::tries(config, &restored.checkpoints, &BTreeMap::new()));
+        tries.extend(fit::tries(config, &restored.checkpoints, &limits));
     }
     if let Some(settings) = &config.archive {
         archive_tries(settings, &mut tries).await;
@@ -84,38 +87,44 @@ pub(super) async fn all(config: &Config) -> Vec<Try> {
     tries
 }
 
-/// One page of one entry in each lane with each credential: shows the token, its scope, its budget and the way there.
+/// One page of one entry in each lane with each credential: shows the token, its scope, its budget and the way there. Returns
+/// how many requests an hour they have together for REST (`u64::MAX`: no limit), as far as any of them worked.
 async fn entity_tries(
     config: &Config,
     entity: &EntitySettings,
     metrics: &Arc<Metrics>,
     tries: &mut Vec<Try>,
-) {
-    let Some(server) = config.servers.get(&entity.server) else { return };
+) -> Option<u64> {
+    let server = config.servers.get(&entity.server)?;
     let client = match Client::new(server, entity, Arc::clone(metrics)) {
         Ok(client) => client,
         Err(error) => {
             let what = format!("entity {}", entity.name);
             tries.push(Try::new(what, Verdict::Failed, error.to_string()));
-            return;
+            return None;
         }
     };
+    let mut limits: BTreeMap<&CredentialId, u64> = BTreeMap::new();
     let own = CredentialId::of_entity(&entity.name);
     for credential in client.credentials() {
         let with = if *credential == own { String::new() } else { format!(", {credential}") };
         for lane in &entity.lanes {
             let what = format!("entity {}, lane {}{with}", entity.name, lane.lane);
-            let (verdict, message) = lane_try(&client, *lane, credential).await;
+            let (verdict, message, limit) = lane_try(&client, *lane, credential).await;
             tries.push(Try::new(what, verdict, message));
+            if let Some(limit) = limit.filter(|_| lane.lane != Lane::GraphQl) {
+                limits.insert(credential, limit);
+            }
         }
     }
+    limits.values().copied().reduce(u64::saturating_add)
 }
 
 async fn lane_try(
     client: &Client,
     lane: LaneSettings,
     credential: &CredentialId,
-) -> (Verdict, String) {
+) -> (Verdict, String, Option<u64>) {
     const HOUR_S: i64 = 3600;
     let from_s = wall_ms() / 1000 - HOUR_S;
     let query = Query { from_s, to_s: None };
@@ -126,15 +135,18 @@ async fn lane_try(
             let budget = page.budget.map_or_else(String::new, |budget| {
                 format!("; {} of {} {unit} left in this hour", budget.remaining, budget.limit)
             });
-            (Verdict::Ok, format!("the token may read it{budget}"))
+            let limit = page.budget.map_or(u64::MAX, |budget| budget.limit);
+            (Verdict::Ok, format!("the token may read it{budget}"), Some(limit))
         }
         Err(error @ SourceError::RateLimited { .. }) => {
-            (Verdict::Warning, format!("{error}: the token is known, its budget is used up"))
+            let message = format!("{error}: the token is known, its budget is used up");
+            (Verdict::Warning, message, None)
         }
         Err(SourceError::NotOffered { message }) => {
-            (Verdict::Warning, format!("{message}: the lane is not read, take it out of `lanes`"))
+            let message = format!("{message}: the lane is not read, take it out of `lanes`");
+            (Verdict::Warning, message, None)
         }
-        Err(error) => (Verdict::Failed, error.to_string()),
+        Err(error) => (Verdict::Failed, error.to_string(), None),
     }
 }
 

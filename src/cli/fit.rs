@@ -2,7 +2,7 @@
 
 use super::connect::{Try, Verdict};
 use crate::audit::lane::LaneRules;
-use crate::audit::{Checkpoint, EntityName};
+use crate::audit::{Checkpoint, EntityName, Lane};
 use crate::config::Config;
 use crate::config::units::show_duration;
 use crate::github::EntitySettings;
@@ -14,25 +14,27 @@ use std::time::Duration;
 /// Queries an hour for each user, address and audit-log endpoint.
 /// Source: docs.github.com, "Using the audit log API for your enterprise", rate limit.
 pub(super) const DOCUMENTED_LIMIT: u64 = 1_750;
-/// Where more than this part of a budget is needed on average, busy hours do not fit.
-const COMFORTABLE_PERCENT: u64 = 70;
+/// Where more tenths of a budget than this are needed on average, busy hours do not fit.
+const COMFORTABLE_TENTHS: u64 = 7;
 
 /// What an entity's configuration can carry, as a line for people.
 pub(super) fn line(config: &Config, entity: &EntitySettings) -> String {
     let rules = rules(config, entity);
-    let each: Vec<String> = rules
+    let lanes: Vec<String> = rules
         .iter()
         .map(|rules| {
             let ages: Vec<String> = rules.sweeps.as_slice().iter().map(|&age| shown(age)).collect();
             format!("{} at {}", rules.lane, ages.join(", "))
         })
         .collect();
-    let limit = DOCUMENTED_LIMIT.saturating_sub(config.collect.budget_reserve);
+    let credentials = u64::try_from(entity.credentials.len()).unwrap_or(1).max(1);
+    let each = DOCUMENTED_LIMIT.saturating_sub(config.collect.budget_reserve);
+    let limit = each.saturating_mul(credentials);
     let carries = match capacity(&rules.iter().collect::<Vec<_>>(), &config.collect, limit) {
         Some(entries) => format!("carry up to {entries} entries an hour"),
         None => "do not even carry the polls of idle lanes".to_owned(),
     };
-    format!("read again: {}; {limit} requests an hour {carries}", each.join("; "))
+    format!("read again: {}; {limit} requests an hour {carries}", lanes.join("; "))
 }
 
 /// Whether what each entity has shown so far fits `limits`, requests an hour.
@@ -47,7 +49,12 @@ pub(super) fn tries(
         .map(|entity| {
             let what = format!("entity {}, request budget", entity.name);
             let limit = limits.get(&entity.name).copied().unwrap_or(DOCUMENTED_LIMIT);
-            let limit = limit.saturating_sub(config.collect.budget_reserve);
+            let limit = if limit == u64::MAX {
+                limit
+            } else {
+                let credentials = u64::try_from(entity.credentials.len()).unwrap_or(1);
+                limit.saturating_sub(config.collect.budget_reserve.saturating_mul(credentials))
+            };
             let seen = checkpoints.get(&entity.name).map(|it| seen(it, &rules(config, entity)));
             let (verdict, message) = judge(config, &seen.unwrap_or_default(), limit);
             Try::new(what, verdict, message)
@@ -86,12 +93,13 @@ fn judge(config: &Config, seen: &[(LaneRules, u64)], limit: u64) -> (Verdict, St
         Some(age_s) => format!("{requests} at {}", shown(*age_s)),
     };
     let parts: Vec<String> = parts.iter().map(part).collect();
+    let of = if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() };
     let sum = format!(
-        "{total} of {limit} requests an hour ({}) for what was seen on average: {}",
+        "{total} of {of} requests an hour ({}) for what was seen on average: {}",
         parts.join(", "),
         traffic.join(", ")
     );
-    let comfortable = limit.saturating_mul(COMFORTABLE_PERCENT) / 100;
+    let comfortable = limit / 10 * COMFORTABLE_TENTHS;
     if total > limit {
         let remedy = "write fewer collect.sweep_ages, or give the entity more credentials";
         (Verdict::Warning, format!("{sum}: that does not fit; {remedy}"))
@@ -103,7 +111,8 @@ fn judge(config: &Config, seen: &[(LaneRules, u64)], limit: u64) -> (Verdict, St
 }
 
 fn rules(config: &Config, entity: &EntitySettings) -> Vec<LaneRules> {
-    entity.lanes.iter().map(|lane| config.collect.rules(lane.lane, lane.retention)).collect()
+    let rest = entity.lanes.iter().filter(|lane| lane.lane != Lane::GraphQl);
+    rest.map(|lane| config.collect.rules(lane.lane, lane.retention)).collect()
 }
 
 fn shown(seconds: i64) -> String {

@@ -189,7 +189,8 @@ impl Client {
     ) -> Result<Page, SourceError> {
         let budget = Budget::from_headers(response.headers());
         if let Some(budget) = budget {
-            self.metrics.budget(&self.entity, budget.limit, budget.remaining);
+            let credential = pooled.id.as_str();
+            self.metrics.budget(&self.entity, credential, budget.limit, budget.remaining);
         }
         let date = date_of(&response);
         if let Some(date_ms) = date {

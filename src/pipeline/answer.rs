@@ -331,7 +331,7 @@ mod tests {
     fn context() -> EntityContext {
         let retention_s = Some(7 * 86_400);
         let sweeps = SweepAges::new(600, &[86_400], retention_s, None);
-        let rules = LaneRules { lane: Lane::Git, retention_s, settling_s: 600, sweeps };
+        let rules = LaneRules { readers: 1, lane: Lane::Git, retention_s, settling_s: 600, sweeps };
         EntityContext {
             name: EntityName::try_from("acme".to_owned()).unwrap(),
             state_partition: 3,

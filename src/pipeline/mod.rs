@@ -84,6 +84,6 @@ impl Settings {
         };
         let margin_s = (!last_look.is_zero()).then(|| seconds(last_look));
         let sweeps = SweepAges::new(settling_s, &further_s, retention_s, margin_s);
-        LaneRules { lane, retention_s, settling_s, sweeps }
+        LaneRules { readers: 1, lane, retention_s, settling_s, sweeps }
     }
 }

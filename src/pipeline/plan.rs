@@ -324,6 +324,7 @@ mod tests {
 
     fn context() -> EntityContext {
         let rules = |lane| LaneRules {
+            readers: 1,
             lane,
             retention_s: Some(180 * 86_400),
             settling_s: 600,

@@ -324,7 +324,7 @@ mod tests {
             let rules = |lane, days: i64| {
                 let sweeps = SweepAges::default();
                 let retention_s = Some(days * DAY_S);
-                (lane, LaneRules { lane, retention_s, settling_s: 600, sweeps })
+                (lane, LaneRules { readers: 1, lane, retention_s, settling_s: 600, sweeps })
             };
             let rules = BTreeMap::from([rules(Lane::Web, 180), rules(Lane::Git, 7)]);
             let empty = Checkpoint::empty(EntityName::try_from("acme".to_owned()).unwrap());

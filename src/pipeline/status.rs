@@ -83,8 +83,13 @@ mod tests {
     fn a_lane_that_fell_behind_says_when_data_will_be_lost() {
         let (now_s, day_s) = (1_795_176_000, 86_400);
         let sweeps = SweepAges::default();
-        let rules =
-            LaneRules { lane: Lane::Git, retention_s: Some(7 * day_s), settling_s: 600, sweeps };
+        let rules = LaneRules {
+            readers: 1,
+            lane: Lane::Git,
+            retention_s: Some(7 * day_s),
+            settling_s: 600,
+            sweeps,
+        };
         let mut state = LaneState::begin(&rules, now_s);
         state.slices.retain(|slice| slice.kind == SliceKind::Tail);
         state.backfills.clear();

@@ -1,6 +1,6 @@
 //! Request budgets and deadlines, with the real daemon: several credentials, several entities with one of them.
 
-use crate::support::kafka::Broker;
+use crate::support::kafka::{Broker, kcat_dump};
 use crate::support::world::{Differences, World};
 use crate::support::{secret_token, wait_until};
 use ghauditd::audit::EntityKind;
@@ -72,6 +72,37 @@ async fn several_credentials_catch_up_faster_and_none_goes_over_its_limit() {
     }
     // 110 requests and more: six windows of one credential, two of three
     assert!(three * 4 < one * 3, "{three:?} with three, {one:?} with one");
+}
+
+/// Two entities with the same two credentials, whose budgets GitHub counts for both together.
+#[tokio::test(flavor = "multi_thread")]
+async fn entities_with_the_same_credentials_keep_the_limit_together_and_stay_live() {
+    let faults = Faults { budget_of_all_entities: true, ..Faults::default() };
+    let entities = vec![entity("acme", 2_000, 40), entity("beta", 2_000, 40)];
+    let mut world = world("shared-budget", entities, 24, 1, faults).await;
+    caught_up(&mut world).await;
+    wait_until(LONG, "the live entries of both are there", async || {
+        world.sim.visible_entries() >= 2 * 2 * 2_040
+    })
+    .await;
+    world.collected(LONG).await;
+    let stats = world.sim.stats();
+    assert!(stats.requests > 80 && stats.over_limit == 0, "{stats:?}");
+    let mut slowest_ms = std::collections::BTreeMap::<String, i64>::new();
+    for topic in ["github.audit.web", "github.audit.git"] {
+        for record in kcat_dump(&world.brokers, &world.topic(topic)).await {
+            if record.header("gh_slice") == Some("tail") {
+                let time: jiff::Timestamp = record.header("ce_time").unwrap().parse().unwrap();
+                let ingest: i64 = record.header("gh_ingest_ms").unwrap().parse().unwrap();
+                let late = slowest_ms.entry(record.header("gh_entity").unwrap().to_owned());
+                let late = late.or_default();
+                *late = (*late).max(ingest - time.as_millisecond());
+            }
+        }
+    }
+    assert_eq!(slowest_ms.len(), 2, "{slowest_ms:?}");
+    // a poll every 3 s, and never more than a window and a half without one
+    assert!(slowest_ms.values().all(|ms| *ms < 12_000), "{slowest_ms:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -470,7 +470,7 @@ fn the_metrics_page_and_its_document() {
     metrics.late(&acme, Lane::Web, "repo.create", 700.0);
     metrics.request(&acme, "ok", 0.2);
     metrics.request(&acme, "timeout", 30.0);
-    metrics.budget(&acme, 1750, 1700);
+    metrics.budget(&acme, "entity/acme", 1750, 1700);
     metrics.retry("github", "timeout");
     metrics.runway(&acme, Lane::Web, Some(15_552_000.0));
     metrics.runway(&acme, Lane::Git, Some(1.0));

@@ -9,6 +9,7 @@ const NOW: i64 = 1_790_000_000;
 fn rules(lane: Lane) -> LaneRules {
     let retention_s = if lane == Lane::Git { 7 * DAY_S } else { 180 * DAY_S };
     LaneRules {
+        readers: 1,
         lane,
         retention_s: Some(retention_s),
         settling_s: 600,
@@ -41,6 +42,27 @@ fn page(
         more,
     };
     lane.apply_page(rules, id, &shown, now)
+}
+
+/// What an outage left is read by several credentials side by side, without a second between them.
+#[test]
+fn each_credential_has_a_slice_of_what_an_outage_left() {
+    for (readers, days, slices) in [(1, 5, 1), (4, 5, 4), (4, 0, 2), (3, 100, 4)] {
+        let rules = LaneRules { readers, ..rules(Lane::Web) };
+        let mut state = LaneState::begin(&rules, NOW);
+        state.slices.retain(|slice| slice.kind == SliceKind::Tail);
+        let (behind_s, later) = (tail(&state).start_s, NOW + days * DAY_S + 7_200);
+        assert!(state.split_tail(&rules, later));
+        let backfill: Vec<_> =
+            state.slices.iter().filter(|slice| slice.kind == SliceKind::Backfill).collect();
+        assert_eq!(backfill.len(), slices, "{readers} readers, {days} days");
+        let mut at = behind_s;
+        for slice in backfill {
+            assert_eq!(slice.from_s, at);
+            at = slice.to_s.unwrap();
+        }
+        assert_eq!(at, later - 600);
+    }
 }
 
 #[test]

@@ -162,7 +162,7 @@ mod tests {
         let now_s = 1_795_176_000;
         let retention_s = Some(7 * 86_400);
         let sweeps = SweepAges::default();
-        let rules = LaneRules { lane: Lane::Git, retention_s, settling_s: 600, sweeps };
+        let rules = LaneRules { readers: 1, lane: Lane::Git, retention_s, settling_s: 600, sweeps };
         let lane = LaneState::begin(&rules, now_s);
         let checkpoint = |sequence, lane: Option<LaneState>| Checkpoint {
             sequence,

@@ -28,6 +28,7 @@ fn name(text: &str) -> EntityName {
 
 fn rules() -> BTreeMap<Lane, LaneRules> {
     let rules = |lane, days: i64| LaneRules {
+        readers: 1,
         lane,
         retention_s: Some(days * DAY_S),
         settling_s: 600,
