@@ -74,6 +74,81 @@ async fn several_credentials_catch_up_faster_and_none_goes_over_its_limit() {
     assert!(three * 4 < one * 3, "{three:?} with three, {one:?} with one");
 }
 
+/// Requests of each whole window, while what five days left behind is read.
+async fn after_five_days(name: &str, further: usize, per_second: f64) -> Vec<u64> {
+    const LIMIT: u64 = 100;
+    const WINDOW_S: u64 = 12;
+    let traffic =
+        |base: Traffic| Traffic { history_entries: 50, live_per_second: per_second, ..base };
+    let acme = SimEntity {
+        web: traffic(Traffic::web()),
+        git: traffic(Traffic::git()),
+        ..SimEntity::new(EntityKind::Enterprise, "acme")
+    };
+    let token = || SimToken::new(&secret_token());
+    let config = SimConfig {
+        entities: vec![acme],
+        rate_limit_per_hour: LIMIT,
+        rate_limit_window_s: WINDOW_S,
+        further_tokens: std::iter::repeat_with(token).take(further).collect(),
+        ..SimConfig::default()
+    };
+    let mut world = World::new(name, Broker::shared().address(), config).await;
+    world.daemon.env("GHAUDITD__COLLECT__POLL_INTERVAL_MIN", "3s");
+    world.daemon.env("GHAUDITD__COLLECT__POLL_INTERVAL_MAX", "3s");
+    world.daemon.start();
+    world.collected(LONG).await;
+    world.daemon.term();
+    world.daemon.wait(LONG).await;
+    world.sim.advance(Duration::from_hours(5 * 24));
+    // a window of its own for what comes now
+    tokio::time::sleep(Duration::from_secs(WINDOW_S + 1)).await;
+    world.daemon.start();
+    let asked = world.sim.stats().requests;
+    wait_until(LONG, "the first request", async || world.sim.stats().requests > asked).await;
+    let (begun, mut before, mut windows) = (Instant::now(), asked, Vec::new());
+    let behind = async || {
+        let (_, page) = world.daemon.get("/status").await.unwrap();
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let lanes = page["entities"][0]["lanes"].as_array().cloned().unwrap_or_default();
+        lanes.iter().any(|lane| lane["behind_s"].as_i64().is_none_or(|s| s > 86_400))
+    };
+    while behind().await {
+        assert!(begun.elapsed() < LONG, "not caught up: {windows:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let ends = Duration::from_secs(WINDOW_S) * u32::try_from(windows.len() + 1).unwrap();
+        if begun.elapsed() >= ends {
+            let requests = world.sim.stats().requests;
+            windows.push(requests - before);
+            before = requests;
+        }
+    }
+    world.collected(LONG).await;
+    assert_eq!(world.kafka_differences().await, Differences::default());
+    let stats = world.sim.stats();
+    assert_eq!(stats.over_limit, 0, "{stats:?}");
+    assert_eq!(kcat_dump(&world.brokers, &world.topic("ghauditd.gaps")).await, [], "all was saved");
+    windows
+}
+
+/// The seconds that GitHub rounds to, and those that we look at, move a few requests to the window beside.
+fn assert_used(windows: &[u64], whole: u64) {
+    assert!(!windows.is_empty(), "caught up before a window had passed");
+    let used: u64 = windows.iter().sum();
+    let all = whole * u64::try_from(windows.len()).unwrap();
+    assert!(used * 100 >= all * 92, "{windows:?} of {whole}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_five_days_one_credential_is_used_whole_until_caught_up() {
+    assert_used(&after_five_days("five-one", 0, 0.035).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_five_days_four_credentials_are_used_whole_until_caught_up() {
+    assert_used(&after_five_days("five-four", 3, 0.14).await, 400);
+}
+
 /// Two entities with the same two credentials, whose budgets GitHub counts for both together.
 #[tokio::test(flavor = "multi_thread")]
 async fn entities_with_the_same_credentials_keep_the_limit_together_and_stay_live() {

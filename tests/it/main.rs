@@ -24,6 +24,8 @@ mod graphql;
 #[cfg(test)]
 mod kafka;
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod rebuild;

@@ -1,6 +1,5 @@
 //! `ghauditd replay`: what the real daemon collected, sent again into another topic, compared with what kcat reads.
 
-use crate::support::daemon::PROGRAM;
 use crate::support::kafka::{Broker, KcatRecord, kcat_dump};
 use crate::support::wait_until;
 use crate::support::world::World;
@@ -113,16 +112,7 @@ fn replay(world: &World, args: &[&str]) -> Output {
 
 /// A replay that is to be interrupted.
 fn start(world: &World, args: &[&str]) -> Child {
-    Command::new(PROGRAM)
-        .arg("replay")
-        .args(args)
-        .arg("--config")
-        .arg(world.daemon.config())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    world.daemon.begin(&[&["replay"], args].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,6 +128,21 @@ impl Daemon {
         run(&[args, &["--config", config.to_str().unwrap()]].concat(), environment)
     }
 
+    /// Begins a command with this configuration; what it prints is kept for whoever waits for it.
+    pub(crate) fn begin(&self, args: &[&str]) -> Child {
+        Command::new(PROGRAM)
+            .args(args)
+            .arg("--config")
+            .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.home())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{PROGRAM}: {error}"))
+    }
+
     /// The process id, while one is held.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
