@@ -369,7 +369,7 @@ async fn keep_durable(
 
 /// Who answers requests.
 fn me() -> Actor {
-    let user = Environment::of_process().user().to_owned();
+    let user = Environment::of_process().user();
     Actor { user, host: host_name(), pid: std::process::id() }
 }
 

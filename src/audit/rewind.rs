@@ -205,9 +205,13 @@ impl LaneState {
     fn drop_covered(&mut self, again: &Intervals) {
         let spans = again.as_slice();
         self.slices.retain(|slice| {
-            let meets =
-                |&(a, b): &(i64, i64)| slice.from_s < b && slice.to_s.is_none_or(|to| a < to);
-            slice.kind != SliceKind::Sweep || !spans.iter().any(meets)
+            let is_dropped = |&(a, b): &(i64, i64)| match slice.sweep_age_s {
+                // becomes due again by its age
+                Some(_) => slice.from_s < b && slice.to_s.is_none_or(|to| a < to),
+                // one that was asked for is remembered nowhere else
+                None => a <= slice.from_s && slice.to_s.is_some_and(|to| to <= b),
+            };
+            slice.kind != SliceKind::Sweep || !spans.iter().any(is_dropped)
         });
         self.backfills.retain(|it| {
             let covers = |&(a, b): &(i64, i64)| a <= it.from_s && it.to_s <= b;

@@ -70,7 +70,7 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
 
 /// Whoever runs this command.
 pub(super) fn actor() -> Actor {
-    let user = Environment::of_process().user().to_owned();
+    let user = Environment::of_process().user();
     Actor { user, host: host_name(), pid: std::process::id() }
 }
 

@@ -185,7 +185,7 @@ fn show_entity(entity: &EntityStatus, why: bool, out: &mut Output) -> anyhow::Re
     let now = entity.github_now.as_deref().unwrap_or("unknown");
     out.line("")?;
     out.line(format!(
-        "entity {}: {} records, GitHub's clock {now}",
+        "entity {}: sequence {}, GitHub's clock {now}",
         entity.entity, entity.sequence
     ))?;
     let head = ["LANE", "COMPLETE UP TO", "TAIL FROM", "BEHIND", "RUNWAY", "OPEN", "ENTRIES"];

@@ -22,9 +22,12 @@ impl Environment {
     }
 
     /// The login name of whoever runs this: before `sudo`, where that was used. A hint for people, no proof.
-    pub fn user(&self) -> &str {
+    pub fn user(&self) -> String {
         let names = ["SUDO_USER", "USER", "LOGNAME"];
-        names.iter().find_map(|name| self.get(name)).unwrap_or("unknown")
+        let named = names.iter().find_map(|name| self.get(name));
+        // cron and containers often have no name in the environment
+        let uid = || format!("uid {}", rustix::process::getuid().as_raw());
+        named.map_or_else(uid, str::to_owned)
     }
 
     /// The variables that override the file.
@@ -48,12 +51,11 @@ mod tests {
 
     #[test]
     fn whoever_used_sudo_is_named() {
-        let user = |variables: &[(&str, &str)]| {
-            variables.iter().copied().collect::<Environment>().user().to_owned()
-        };
+        let user =
+            |variables: &[(&str, &str)]| variables.iter().copied().collect::<Environment>().user();
         assert_eq!(user(&[("SUDO_USER", "alice"), ("USER", "root")]), "alice");
         assert_eq!(user(&[("SUDO_USER", ""), ("USER", "root")]), "root");
         assert_eq!(user(&[("LOGNAME", "bob")]), "bob");
-        assert_eq!(user(&[]), "unknown");
+        assert!(user(&[]).starts_with("uid "));
     }
 }

@@ -292,7 +292,12 @@ impl Ownership {
         producers: &BTreeMap<i32, Producer>,
         topics: &[TopicState],
     ) -> Result<Genesis, StartError> {
-        if let Some(genesis) = self.read(reader, [0], Until::End).await?.genesis {
+        let first = self.read(reader, [0], Until::End).await?;
+        if let Some(rebuild) = first.rebuild {
+            // it began after we had looked
+            return Err(StartError::RebuildUnfinished(rebuild));
+        }
+        if let Some(genesis) = first.genesis {
             check_listed(&genesis, topics)?;
             return Ok(genesis);
         }

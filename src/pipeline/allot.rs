@@ -250,12 +250,17 @@ impl<'a> Desk<'a> {
     fn order(&self) -> Vec<Place> {
         let mut order = Vec::new();
         for (number, party) in self.scene.parties.iter().enumerate() {
+            // in turn with the entity's own work, never with that of others
+            let alternates = party.demand.last_was_tail
+                && party.demand.items.iter().any(|item| {
+                    !matches!(item.rank, Rank::Tail { .. }) && item.state == State::Ready
+                });
             for (at, item) in party.demand.items.iter().enumerate() {
                 if matches!(item.state, State::Waits(_)) {
                     continue;
                 }
                 let (turn, rank) = match item.rank {
-                    Rank::Tail { due_ms, .. } if party.demand.last_was_tail => (3, due_ms),
+                    Rank::Tail { due_ms, .. } if alternates => (3, due_ms),
                     Rank::Tail { due_ms, .. } => (0, due_ms),
                     Rank::Deadline(at_s) => (1, at_s),
                     Rank::Leisure(age_s) => (2, age_s),

@@ -108,6 +108,7 @@ pub fn answer(owned: &Owned<'_>, delivered: &Delivered) -> Planned {
         pending: Pending::default(),
         counts: BTreeMap::new(),
         late: Vec::new(),
+        gaps: Vec::new(),
         answer: Some(Answer { result, copy: done.copy }),
     }
 }

@@ -394,7 +394,10 @@ impl Desk {
         let Some(chair) = self.chairs.get_mut(number) else { return };
         if for_all {
             let aside = chair.ways.get(way).and_then(|credential| self.aside.get_mut(*credential));
-            if let Some(aside) = aside {
+            // of two reasons the one that lasts longer
+            if let Some(aside) = aside
+                && aside.is_none_or(|(until, _)| until < until_ms)
+            {
                 *aside = Some((until_ms, reason));
             }
         } else if let Some(aside) = chair.aside.get_mut(way) {
@@ -430,15 +433,23 @@ impl Desk {
         let mut purses = Vec::new();
         let mut known = BTreeMap::new();
         let mut ways = Vec::with_capacity(members.len());
+        // one that has not heard from GitHub since an outage must not hold the window of the others open
+        let mut latest = BTreeMap::new();
+        for chair in members.iter().filter_map(|number| self.chairs.get(*number)) {
+            for &credential in &chair.ways {
+                let s = latest.entry(credential).or_insert(i64::MIN);
+                *s = (*s).max(chair.now(mono_ms).s);
+            }
+        }
         for &number in members {
             let Some(chair) = self.chairs.get(number) else { continue };
-            let now = chair.now(mono_ms);
             let each = chair.ways.iter().enumerate().map(|(way, &credential)| {
                 let account = Account { credential, class: chair.class, entity: number };
                 let own = self.ledger.is_separate(account).then_some(number);
                 let is_enterprise = chair.class == EntityKind::Enterprise;
                 let purse = *known.entry((credential, is_enterprise, own)).or_insert_with(|| {
-                    purses.push(self.ledger.purse(account, now));
+                    let s = latest.get(&credential).copied().unwrap_or(i64::MIN);
+                    purses.push(self.ledger.purse(account, Now { s, mono_ms }));
                     purses.len().saturating_sub(1)
                 });
                 let busy = chair.busy.get(way) == Some(&true);

@@ -250,10 +250,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if !(self.buffer.is_ready() || idle || lingered) {
             return Ok(());
         }
-        if self.buffer.counts_pages() && !self.fetches.is_empty() {
-            return Ok(());
-        }
-        if self.buffer.is_stuck() && !self.buffer.is_full() && !self.reshape_wanted {
+        if self.must_wait() {
             return Ok(());
         }
         self.buffer.stage();

@@ -66,6 +66,8 @@ pub struct Planned {
     pub counts: BTreeMap<(Lane, SliceKind), Counts>,
     /// What a sweep was the first to see.
     pub late: Vec<Late>,
+    /// The gaps that it records.
+    pub gaps: Vec<(Lane, Expired, &'static str)>,
     /// The request that it answers.
     pub answer: Option<Answer>,
 }
@@ -107,6 +109,7 @@ pub fn checkpoint_only(context: &EntityContext, mut next: Checkpoint, clocks: Cl
         pending: Pending::default(),
         counts: BTreeMap::new(),
         late: Vec::new(),
+        gaps: Vec::new(),
         answer: None,
     }
 }
@@ -137,6 +140,7 @@ pub fn plan<E>(
             pending: Pending::default(),
             counts: BTreeMap::new(),
             late: Vec::new(),
+            gaps: Vec::new(),
             answer: None,
         },
     };
@@ -286,6 +290,7 @@ impl Plan<'_> {
         counts: &mut Counts,
     ) {
         counts.gaps = counts.gaps.saturating_add(1);
+        self.out.gaps.push((lane, span, cause));
         let record = self.context.gap_record(lane, span, cause, tried, self.clocks);
         self.out.batch.records.push(record);
     }

@@ -213,7 +213,8 @@ async fn ids_and_patterns_and_what_is_no_longer_there() {
     let piece = copies.iter().find(|it| it.header("gh_replay") == Some("pieces")).unwrap();
     assert_eq!(piece.value.as_deref(), Some(&b"a piece"[..]));
 
-    let saved = world.daemon.command(&["checkpoint", "save", "acme", "all", "--offline"]);
+    let saved =
+        world.daemon.command(&["checkpoint", "save", "all", "--entity", "acme", "--offline"]);
     assert_eq!(code(&saved), 0, "{saved:?}");
     let asked = ["--entity", "acme", "--since-checkpoint", "all", "--source", "all"];
     let since = replay(&world, &[&asked[..], &["--to-topic", &target]].concat());

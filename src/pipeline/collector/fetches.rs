@@ -167,7 +167,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         }
         if idle {
             self.buffer.hurry();
-            if !self.buffer.is_empty() && self.may_commit(now) {
+            if !self.buffer.is_empty() && self.may_commit(now) && !self.must_wait() {
                 return now;
             }
         }
@@ -247,12 +247,27 @@ impl<S: Source, O: Opener> Collector<S, O> {
         Some(self.clock.now_ms(mono_ms)?.div_euclid(1000))
     }
 
+    /// By which time windows are reckoned: a clock restored after an outage lies behind, and by it none would ever end.
+    fn budget_s(&self, now_s: i64) -> i64 {
+        if self.clock.is_confirmed() { now_s } else { now_s.max(wall_ms().div_euclid(1000)) }
+    }
+
+    /// When what was fetched is to be committed; `later` while that may not begin: what ends that wakes the loop.
     fn commit_wake(&self, later: i64) -> i64 {
-        if self.buffer.is_empty() {
-            later
-        } else {
-            self.buffer.since_mono_ms().saturating_add(super::LINGER_MS).max(mono_ms())
+        let now = mono_ms();
+        if self.buffer.is_empty() || self.committing.is_some() || self.must_wait() {
+            return later;
         }
+        if let Some(until) = self.sink_pause.until(now) {
+            return until.min(later);
+        }
+        self.buffer.since_mono_ms().saturating_add(super::LINGER_MS).max(now)
+    }
+
+    /// Whether what was fetched may not be committed before more has come.
+    pub(super) fn must_wait(&self) -> bool {
+        (self.buffer.counts_pages() && !self.fetches.is_empty())
+            || (self.buffer.is_stuck() && !self.buffer.is_full() && !self.reshape_wanted)
     }
 
     /// Asks for the time: nothing is decided before GitHub has said what time it is.
@@ -265,7 +280,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let rank = Rank::Tail { due_ms: now, interval_ms: 1000, pages: 1, walking: true };
         let item = Item { lane, slice: 0, rank, from_s, state: State::Ready };
         let demand = Demand { items: vec![item], last_was_tail: false, request_ms: REQUEST_MS };
-        let turn = self.seat.ask(demand, Now { s: from_s, mono_ms: now });
+        let turn = self.seat.ask(demand, Now { s: self.budget_s(from_s), mono_ms: now });
         for (_, ticket) in turn.granted {
             let query = Query { from_s, to_s: None };
             let request = PageRequest { lane, query, cursor: None, per_page: 1 };
@@ -347,6 +362,7 @@ impl<S: Source, O: Opener> Collector<S, O> {
             Err(_) => Told::Nothing,
         };
         let s = self.now_s(now).unwrap_or_else(|| wall_ms().div_euclid(1000));
+        let s = self.budget_s(s);
         let way = ticket.way();
         let foreign = ticket.answered(told, Now { s, mono_ms: now });
         if foreign > 0

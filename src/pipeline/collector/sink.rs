@@ -8,7 +8,7 @@ use crate::kafka::{Committed, SinkError};
 use crate::pipeline::partition::{OpenError, Opener};
 use crate::pipeline::plan::{Fetched, Planned};
 use crate::retry::Backoff;
-use crate::time::mono_ms;
+use crate::time::{mono_ms, rfc3339_s};
 use std::sync::PoisonError;
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -152,8 +152,11 @@ impl<S: Source, O: Opener> Collector<S, O> {
             metrics.dead_letters(name, counts.dead_letters);
             for _ in 0..counts.gaps {
                 metrics.gap(name, lane);
-                warn!(entity = %name, %lane, "a gap was recorded: see the gaps topic");
             }
+        }
+        for (lane, span, cause) in &planned.gaps {
+            let (from, to) = (rfc3339_s(span.from_s), rfc3339_s(span.to_s));
+            warn!(entity = %name, %lane, cause, from, to, "a gap was recorded: this time cannot be claimed to be complete");
         }
         for late in &planned.late {
             let late_s = i32::try_from(late.late_s).unwrap_or(i32::MAX);

@@ -24,8 +24,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
             info!(%entity, credential = %whose, "GitHub answers again");
         }
         self.seat.prove(way, mono_ms());
-        if worked || was_refused {
+        if was_refused {
             self.seat.take_back(way);
+        }
+        if worked || was_refused {
             self.parts.health.clear(&part);
             self.parts.health.clear(&whose);
         }

@@ -160,7 +160,7 @@ async fn status(world: &mut World) {
     })
     .await;
     let shown = text(&world.daemon.command(&["status", "--why"]).stdout);
-    assert!(shown.contains("entity acme: 600 records") && shown.contains("tail 1"), "{shown}");
+    assert!(shown.contains("entity acme: sequence 600") && shown.contains("tail 1"), "{shown}");
 
     world.daemon.term();
     world.daemon.wait(LONG).await;
@@ -168,7 +168,7 @@ async fn status(world: &mut World) {
     assert_eq!(code(&output), 1, "{output:?}");
     assert!(text(&output.stderr).contains("no daemon answers at http://127.0.0.1:"), "{output:?}");
     let shown = text(&output.stdout);
-    assert!(shown.contains("entity acme: 600 records"), "{shown}");
+    assert!(shown.contains("entity acme: sequence 600"), "{shown}");
     world.daemon.start();
     world.daemon.ready(LONG).await;
 }
@@ -193,7 +193,7 @@ fn offsets(world: &World) {
     assert!(text(&output.stderr).contains("no-such-topic"), "{output:?}");
     let output = world.daemon.command(&["offsets", "--at", "yesterday"]);
     assert_eq!(code(&output), 2);
-    assert!(text(&output.stderr).contains("how long ago (36h, 7d)"), "{output:?}");
+    assert!(text(&output.stderr).contains("how long ago (36h)"), "{output:?}");
 }
 
 fn archive(world: &World) {

@@ -204,7 +204,7 @@ async fn a_newer_layout_is_refused() {
     for key in ["acme", "#genesis"] {
         let settings = lived(1).await;
         let partition = if key == "acme" { home(&settings) } else { 0 };
-        put(&settings, Topic::Checkpoints, partition, key, br#"{"version":3,"new":1}"#);
+        put(&settings, Topic::Checkpoints, partition, key, br#"{"version":99,"new":1}"#);
         let error = refusal(&settings).await;
         assert!(error.to_string().contains("start the newer ghauditd"), "{error}");
     }
