@@ -406,6 +406,11 @@ impl Metrics {
         self.dead_letters.get_or_create(&of_entity(entity)).inc_by(entries);
     }
 
+    /// A lane is read: its gaps are counted from nought, so that the first one is a rise.
+    pub fn lane_begins(&self, entity: &EntityName, lane: Lane) {
+        drop(self.gaps.get_or_create(&of_lane(entity, lane)));
+    }
+
     /// Gaps recorded.
     pub fn gap(&self, entity: &EntityName, lane: Lane) {
         self.gaps.get_or_create(&of_lane(entity, lane)).inc();

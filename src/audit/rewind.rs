@@ -87,6 +87,7 @@ impl LaneState {
     pub fn rewind(&mut self, saved: Option<&LaneState>, rules: &LaneRules, now_s: i64) -> Rewound {
         self.detach_tail();
         self.adopt_ages(rules, now_s);
+        let mut reopened = self.reopen(&saved.map(LaneState::had_read).unwrap_or_default());
         let again = self.read_since(saved, rules, now_s);
         // what expires before it is read again is a gap only where it was never read after settling: nothing else is lost
         let spans: Vec<_> =
@@ -98,6 +99,8 @@ impl LaneState {
         for ((from_s, to_s), floor_s) in spans {
             self.open_backfill(rules, from_s, to_s, floor_s, now_s);
         }
+        again.as_slice().iter().for_each(|&(from_s, to_s)| reopened.insert(from_s, to_s));
+        let again = reopened;
         Rewound {
             expired: again.within(&up_to(rules.edge_s(now_s).unwrap_or(i64::MIN))),
             swept_again,
@@ -150,6 +153,25 @@ impl LaneState {
             let to_s = tail.start_s;
             self.collected.insert(from_s, to_s);
         }
+    }
+
+    /// Open backfill goes back too: each slice starts again where it has read what the saved state had not. Returns that time.
+    fn reopen(&mut self, had: &Intervals) -> Intervals {
+        let mut again = Intervals::default();
+        for slice in self.slices.iter_mut().filter(|slice| slice.kind == SliceKind::Backfill) {
+            let unread_s = slice.unread_s();
+            let mut read = Intervals::default();
+            read.insert(slice.from_s, unread_s);
+            let since = read.without(had);
+            let Some(&(from_s, _)) = since.as_slice().first() else { continue };
+            // it was read: what expires before it is read again is no gap
+            slice.gap_to_s = slice.gap_to_s.max(Some(unread_s));
+            slice.start_s = from_s;
+            slice.walk = None;
+            slice.confirming = false;
+            again.insert(from_s, unread_s);
+        }
+        again
     }
 
     /// What was read that the saved state had not read, as far back as GitHub may have it.
@@ -365,6 +387,30 @@ mod tests {
         assert_eq!(same.next_slice, lane.next_slice);
     }
 
+    /// What an open slice has read since is not among what is collected, and is read again all the same.
+    #[test]
+    fn a_slice_that_is_half_read_goes_back_too() {
+        let rules = rules();
+        let saved = LaneState::begin(&rules, NOW);
+        let mut lane = saved.clone();
+        let slice = lane.slices.iter().rfind(|it| it.kind == SliceKind::Backfill).unwrap().clone();
+        lane.begin_walk(slice.id, slice.next_query(), NOW);
+        let times_s = vec![Some(slice.from_s + 10), Some(slice.from_s + 500)];
+        let cursor = crate::audit::Cursor::new("c".to_owned());
+        let shown = Shown { times_s, new_entries: 2, cursor, more: true };
+        assert_eq!(lane.apply_page(&rules, slice.id, &shown, NOW), None);
+        let half = lane.clone();
+        assert_eq!(lane.slice(slice.id).unwrap().unread_s(), slice.from_s + 500);
+        let rewound = lane.rewind(Some(&saved), &rules, NOW);
+        assert_eq!(rewound.again.as_slice(), [(slice.from_s, slice.from_s + 500)]);
+        let back = lane.slice(slice.id).unwrap();
+        assert_eq!((back.unread_s(), &back.walk), (slice.from_s, &None));
+        let later = lane.slice(slice.id).unwrap().from_s + 7 * DAY_S + 100;
+        assert_eq!(walk(&mut lane, &rules, slice.id, false, later), None, "it was read: no gap");
+        let mut same = half.clone();
+        assert!(same.rewind(Some(&half), &rules, NOW).is_empty());
+    }
+
     /// What is read for the second time and expires meanwhile was not lost.
     #[test]
     fn what_expires_before_it_is_read_again_is_no_gap() {
@@ -446,7 +492,7 @@ mod tests {
             claimed.detach_tail();
             claimed.adopt_ages(&rules, now_s);
             prop_assert!(lane.collected.without(&claimed.collected).is_empty());
-            prop_assert_eq!(&claimed.collected.without(&lane.collected), &rewound.again);
+            prop_assert_eq!(&claimed.had_read().without(&lane.had_read()), &rewound.again);
             for (now, then) in lane.swept.iter().zip(&claimed.swept) {
                 prop_assert!(now.spans.without(&then.spans).is_empty());
             }

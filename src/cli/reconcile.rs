@@ -19,7 +19,7 @@ use crate::time::{rfc3339_s, wall_ms};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,73 @@ pub(super) fn run(args: &ReconcileArgs, global: &Global, out: &mut Output) -> an
             return Ok(exit);
         }
     };
-    super::block_on(reconcile(args, &config, question, out))?
+    // before hours of reading, not behind them; one that is there already is evidence of its own
+    let files = match args.statement.as_deref().map(Files::create).transpose() {
+        Ok(files) => files,
+        Err((path, error)) => {
+            let path = path.display();
+            out.complain(match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    format!("{path} is there already: choose another name for --statement")
+                }
+                _ => format!("the statement cannot be written to {path} ({error}): choose another --statement"),
+            });
+            return Ok(Exit::Usage);
+        }
+    };
+    super::block_on(reconcile(args, &config, question, files, out))?
+}
+
+/// Where the statement goes. Removed again where there is none.
+struct Files {
+    text: (PathBuf, File),
+    json: (PathBuf, File),
+    is_written: bool,
+}
+
+impl Files {
+    fn create(path: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        let file = |end: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(end);
+            let path = PathBuf::from(name);
+            // ids and actions are nobody else's business
+            match OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path) {
+                Ok(file) => Ok((path, file)),
+                Err(error) => Err((path, error)),
+            }
+        };
+        let text = file(".txt")?;
+        let json = file(".json").inspect_err(|_| drop(std::fs::remove_file(&text.0)))?;
+        Ok(Self { text, json, is_written: false })
+    }
+
+    fn write(
+        &mut self,
+        statement: &Statement,
+        run: &Reconciliation<'_, Client>,
+        compared: &Compared,
+    ) -> io::Result<()> {
+        self.text.1.write_all(statement.text(run, compared).as_bytes())?;
+        let mut json = BufWriter::new(&self.json.1);
+        statement.write_json(run, compared, &mut json)?;
+        json.flush()?;
+        drop(json);
+        self.text.1.sync_all()?;
+        self.json.1.sync_all()?;
+        self.is_written = true;
+        Ok(())
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if !self.is_written {
+            // made by us a moment ago; what cannot be removed is empty
+            drop(std::fs::remove_file(&self.text.0));
+            drop(std::fs::remove_file(&self.json.0));
+        }
+    }
 }
 
 /// What is asked, or why it cannot be.
@@ -182,6 +248,7 @@ async fn reconcile(
     args: &ReconcileArgs,
     config: &Config,
     question: Question,
+    files: Option<Files>,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let entity = question.entity.name.clone();
@@ -217,7 +284,7 @@ async fn reconcile(
         Err(error) => return Ok(failed(&error, out)),
     };
     let statement = run.statement(&compared, maker(), collecting);
-    answer(args, &statement, &run, &compared, out)?;
+    answer(args, files, (&statement, &run, &compared), out)?;
     let exit = match statement.verdict {
         Verdict::NothingMissing => Exit::Ok,
         Verdict::Different | Verdict::LossRecorded => Exit::Mismatch,
@@ -241,14 +308,13 @@ async fn reconcile(
 /// The statement in its files, and on stdout.
 fn answer(
     args: &ReconcileArgs,
-    statement: &Statement,
-    run: &Reconciliation<'_, Client>,
-    compared: &Compared,
+    files: Option<Files>,
+    (statement, run, compared): (&Statement, &Reconciliation<'_, Client>, &Compared),
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    if let Some(path) = &args.statement {
-        write_statement(path, statement, run, compared).with_context(|| {
-            format!("the statement cannot be written to {}.txt and .json", path.display())
+    if let Some(mut files) = files {
+        files.write(statement, run, compared).with_context(|| {
+            format!("the statement cannot be written to {}", files.text.0.display())
         })?;
     }
     if args.json {
@@ -303,24 +369,6 @@ fn maker() -> Maker {
         pid: actor.pid,
         program: format!("ghauditd {}", env!("CARGO_PKG_VERSION")),
     }
-}
-
-fn write_statement(
-    path: &Path,
-    statement: &Statement,
-    run: &Reconciliation<'_, Client>,
-    compared: &Compared,
-) -> io::Result<()> {
-    let file = |end: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        // ids and actions are nobody else's business
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(name)
-    };
-    file(".txt")?.write_all(statement.text(run, compared).as_bytes())?;
-    let mut json = BufWriter::new(file(".json")?);
-    statement.write_json(run, compared, &mut json)?;
-    json.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 fn failed(error: &ReconcileError, out: &mut Output) -> Exit {

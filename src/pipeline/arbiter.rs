@@ -178,6 +178,14 @@ impl Seat {
         self.arbiter.desk().set_aside(self.number, way, until_ms, reason, for_all);
     }
 
+    /// Until when a credential is set aside for a secondary limit: GitHub counts that over REST and GraphQL together.
+    pub fn limited_until(&self, way: usize, mono_ms: i64) -> Option<i64> {
+        let desk = self.arbiter.desk();
+        let credential = *desk.chairs.get(self.number)?.ways.get(way)?;
+        let (until_ms, reason) = desk.aside.get(credential).copied().flatten()?;
+        (reason == "secondary" && until_ms > mono_ms).then_some(until_ms)
+    }
+
     /// A page came with a credential: it is no longer on trial.
     pub fn prove(&self, way: usize, mono_ms: i64) {
         self.arbiter.desk().prove(self.number, way, mono_ms);

@@ -332,8 +332,6 @@ impl Book {
             Limit::Unlimited => return Purse::UNLIMITED,
             Limit::Window(window) => window,
         };
-        // a reserve that leaves nothing would stop everything for good, in silence
-        let reserve = reserve.min(window.limit / 2);
         let whole = window.limit.saturating_sub(reserve);
         let has_ended = now_s >= window.reset_s;
         let left = if has_ended { window.limit } else { window.left };

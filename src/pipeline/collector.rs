@@ -191,6 +191,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
         let pause = || Pause::new(Duration::from_millis(500), Duration::from_mins(1));
         let ids = parts.source.credentials();
         let buffer = Buffer::new(parts.settings.batch_pages_max, parts.settings.batch_bytes_max);
+        for &lane in parts.context.rules.keys() {
+            parts.metrics.lane_begins(&parts.context.name, lane);
+        }
         Self {
             cancel,
             name: format!("collector/{}", parts.context.name),

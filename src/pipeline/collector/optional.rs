@@ -26,6 +26,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
         if self.fetches.has(Lane::GraphQl) {
             return turn;
         }
+        if let Some(until) = self.seat.limited_until(self.optional.way, now) {
+            turn.wake_ms = Some(until);
+            return turn;
+        }
         if self.optional.is_to_ask(now) {
             let query = Query { from_s: now_s, to_s: None };
             let request = PageRequest { lane: Lane::GraphQl, query, cursor: None, per_page: 1 };
@@ -123,6 +127,10 @@ impl<S: Source, O: Opener> Collector<S, O> {
             SourceError::RateLimited { reason, wait, .. } => {
                 let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
                 pause.set(now.saturating_add(wait_ms));
+                if reason == "secondary" {
+                    let until_ms = now.saturating_add(wait_ms);
+                    self.seat.set_aside(self.optional.way, until_ms, reason, true);
+                }
                 if pause.is_news(reason) {
                     warn!(%entity, %lane, reason, wait_s = wait.as_secs(), "rate limited, waiting");
                 }
