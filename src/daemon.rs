@@ -367,8 +367,8 @@ async fn keep_durable(
     }
 }
 
-/// Who answers requests.
-fn me() -> Actor {
+/// Whoever runs this process: asks for requests, or answers them.
+pub fn me() -> Actor {
     let user = Environment::of_process().user();
     Actor { user, host: host_name(), pid: std::process::id() }
 }

@@ -33,3 +33,10 @@ pub fn rfc3339_s(epoch_s: i64) -> String {
         Err(_) => epoch_s.to_string(),
     }
 }
+
+/// A span in the largest unit that shows it exactly: `10m`, `1d`; days of 24 hours.
+pub fn span_s(seconds: i64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let fits = units.into_iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
+    fits.map_or_else(|| format!("{seconds}s"), |(unit, word)| format!("{}{word}", seconds / unit))
+}

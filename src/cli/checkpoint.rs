@@ -12,14 +12,12 @@ use crate::audit::{
     SliceKind, Topic,
 };
 use crate::config::Config;
-use crate::config::units::show_duration;
 use crate::kafka::restore::{Restored, read_checkpoints};
-use crate::time::{rfc3339_ms, rfc3339_s};
+use crate::time::{rfc3339_ms, rfc3339_s, span_s};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 const LONG_ABOUT: &str = "\
 Show the checkpoints: how far each lane of each entity has been read, what is still open, and who owns the state. Keep \
@@ -332,7 +330,7 @@ fn show_lane(
         out.line(format!("    read once: {} to {}", rfc3339_s(*from_s), rfc3339_s(*to_s)))?;
     }
     for swept in &state.swept {
-        let age = age(swept.age_s);
+        let age = span_s(swept.age_s);
         for (from_s, to_s) in swept.spans.as_slice() {
             let (from, to) = (rfc3339_s(*from_s), rfc3339_s(*to_s));
             out.line(format!("    read at the age of {age} or later: {from} to {to}"))?;
@@ -368,12 +366,9 @@ fn slice_line(slice: &Slice) -> String {
         None => "waiting".to_owned(),
     };
     let confirming = if slice.confirming { ", asked again for what is new" } else { "" };
-    let at = slice.sweep_age_s.map_or_else(String::new, |s| format!(" at the age of {}", age(s)));
+    let at =
+        slice.sweep_age_s.map_or_else(String::new, |s| format!(" at the age of {}", span_s(s)));
     format!("{} {}{at}: {span}; {progress}{confirming}", slice.kind.as_str(), slice.id)
-}
-
-fn age(seconds: i64) -> String {
-    show_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 fn backfill_line(backfill: &Backfill) -> String {

@@ -6,14 +6,14 @@ use crate::audit::operation::{
     Operation, Outcome, PARTITION, REASON_BYTES_MAX, Request, RequestResult, Statement, VERSION,
 };
 use crate::audit::{Actor, EntityName, OperationId, OperationRecord, Topic};
+use crate::config::Config;
 use crate::config::units::{parse_duration, show_duration};
-use crate::config::{Config, Environment};
 use crate::daemon::offline::{self, OfflineError};
 use crate::github::EntitySettings;
 use crate::kafka;
 use crate::kafka::consumer::{Event, ReadError, Stream, StreamLimits, StreamRecord, TopicReader};
 use crate::kafka::operations::{AppendError, append};
-use crate::kafka::ownership::{StartError, host_name};
+use crate::kafka::ownership::StartError;
 use crate::state::StateError;
 use crate::time::wall_ms;
 use clap::Args;
@@ -70,8 +70,7 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
 
 /// Whoever runs this command.
 pub(super) fn actor() -> Actor {
-    let user = Environment::of_process().user();
-    Actor { user, host: host_name(), pid: std::process::id() }
+    crate::daemon::me()
 }
 
 /// A new id.

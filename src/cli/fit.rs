@@ -4,12 +4,10 @@ use super::connect::{Try, Verdict};
 use crate::audit::lane::LaneRules;
 use crate::audit::{Checkpoint, EntityName, Lane};
 use crate::config::Config;
-use crate::config::units::show_duration;
 use crate::github::EntitySettings;
 use crate::pipeline::cost::{Cost, capacity, entries_per_hour};
-use crate::time::wall_ms;
+use crate::time::{span_s, wall_ms};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Queries an hour for each user, address and audit-log endpoint.
 /// Source: docs.github.com, "Using the audit log API for your enterprise", rate limit.
@@ -23,7 +21,8 @@ pub(super) fn line(config: &Config, entity: &EntitySettings) -> String {
     let lanes: Vec<String> = rules
         .iter()
         .map(|rules| {
-            let ages: Vec<String> = rules.sweeps.as_slice().iter().map(|&age| shown(age)).collect();
+            let ages: Vec<String> =
+                rules.sweeps.as_slice().iter().map(|&age| span_s(age)).collect();
             format!("{} at {}", rules.lane, ages.join(", "))
         })
         .collect();
@@ -90,7 +89,7 @@ fn judge(config: &Config, seen: &[(LaneRules, u64)], limit: u64) -> (Verdict, St
     }
     let part = |(age, requests): (&Option<i64>, &u64)| match age {
         None => format!("{requests} for the tail"),
-        Some(age_s) => format!("{requests} at {}", shown(*age_s)),
+        Some(age_s) => format!("{requests} at {}", span_s(*age_s)),
     };
     let parts: Vec<String> = parts.iter().map(part).collect();
     let of = if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() };
@@ -113,8 +112,4 @@ fn judge(config: &Config, seen: &[(LaneRules, u64)], limit: u64) -> (Verdict, St
 fn rules(config: &Config, entity: &EntitySettings) -> Vec<LaneRules> {
     let rest = entity.lanes.iter().filter(|lane| lane.lane != Lane::GraphQl);
     rest.map(|lane| config.collect.rules(lane.lane, lane.retention)).collect()
-}
-
-fn shown(seconds: i64) -> String {
-    show_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// Seconds of a day: days are 24 hours here, for GitHub's retention and for ours.
-const DAY_S: u64 = 86_400;
-
 /// Reads a duration: a number and a unit, or several of them (`"1h 30m"`). Days are 24 hours.
 ///
 /// The error is what is wrong with it, as a fragment after "is".
@@ -28,13 +25,7 @@ pub fn show_duration(duration: Duration) -> String {
     if millis != 0 {
         return format!("{}ms", duration.as_millis());
     }
-    let units = [(DAY_S, "d"), (3600, "h"), (60, "m")];
-    for (size, unit) in units {
-        if seconds >= size && seconds.is_multiple_of(size) {
-            return format!("{}{unit}", seconds / size);
-        }
-    }
-    format!("{seconds}s")
+    crate::time::span_s(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 /// Units of sizes, in bytes.

@@ -13,7 +13,7 @@ use crate::audit::{
     Topic, saved,
 };
 use crate::state::Pending;
-use crate::time::{rfc3339_ms, rfc3339_s};
+use crate::time::{rfc3339_ms, rfc3339_s, span_s};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -274,17 +274,10 @@ fn describe_lane(lane: Lane, rewound: &Rewound) -> Vec<String> {
         lines.push(format!(
             "{lane}: {} is swept again at the age of {}",
             spans(again),
-            age(*age_s)
+            span_s(*age_s)
         ));
     }
     lines
-}
-
-/// An age in its largest whole unit.
-fn age(seconds: i64) -> String {
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
-    let fits = units.into_iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
-    fits.map_or_else(|| format!("{seconds}s"), |(unit, word)| format!("{}{word}", seconds / unit))
 }
 
 /// Spans for people: the first ones, and how many more.

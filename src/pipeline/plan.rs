@@ -49,8 +49,6 @@ pub struct Counts {
     pub revisions: u64,
     /// Dead letters among the committed.
     pub dead_letters: u64,
-    /// Gaps recorded.
-    pub gaps: u64,
 }
 
 /// A batch and what is true once it is committed.
@@ -200,12 +198,12 @@ impl Plan<'_> {
             let expired = lane.apply_page(rules, fetched.slice, &shown, now_s);
             if let Some(expired) = expired {
                 let cause = if kind == SliceKind::Sweep { "not_read_again" } else { "expired" };
-                self.gap(fetched.lane, expired, cause, tried, &mut counts);
+                self.gap(fetched.lane, expired, cause, tried);
             }
             // a letter that is known already came with its gap
             if fetched.dead_letter && shown.new_entries > 0 {
                 let span = Expired { from_s: unread_s, to_s: unread_s.saturating_add(1) };
-                self.gap(fetched.lane, span, "uncuttable_page", tried, &mut counts);
+                self.gap(fetched.lane, span, "uncuttable_page", tried);
             }
         }
         self.out.counts.insert((fetched.lane, kind), counts);
@@ -281,15 +279,7 @@ impl Plan<'_> {
         self.out.late.push(Late { lane, action, late_s });
     }
 
-    fn gap(
-        &mut self,
-        lane: Lane,
-        span: Expired,
-        cause: &'static str,
-        tried: (&Slice, i64),
-        counts: &mut Counts,
-    ) {
-        counts.gaps = counts.gaps.saturating_add(1);
+    fn gap(&mut self, lane: Lane, span: Expired, cause: &'static str, tried: (&Slice, i64)) {
         self.out.gaps.push((lane, span, cause));
         let record = self.context.gap_record(lane, span, cause, tried, self.clocks);
         self.out.batch.records.push(record);

@@ -150,11 +150,9 @@ impl<S: Source, O: Opener> Collector<S, O> {
             metrics.known(name, lane, counts.known);
             metrics.revisions(name, lane, counts.revisions);
             metrics.dead_letters(name, counts.dead_letters);
-            for _ in 0..counts.gaps {
-                metrics.gap(name, lane);
-            }
         }
         for (lane, span, cause) in &planned.gaps {
+            metrics.gap(name, *lane);
             let (from, to) = (rfc3339_s(span.from_s), rfc3339_s(span.to_s));
             warn!(entity = %name, %lane, cause, from, to, "a gap was recorded: this time cannot be claimed to be complete");
         }

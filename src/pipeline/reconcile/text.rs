@@ -8,10 +8,8 @@ use super::standing::Standing;
 use super::statement::{Statement, Verdict};
 use super::walk::Purpose;
 use crate::audit::Lane;
-use crate::config::units::show_duration;
-use crate::time::rfc3339_ms;
+use crate::time::{rfc3339_ms, span_s};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Most rows of a table; what is more stands in the JSON.
 const ROWS_MAX: usize = 400;
@@ -218,7 +216,7 @@ fn list(first: &[Item], count: u64, title: &str, actions: &Actions, out: &mut Te
 
 fn others(it: &Statement, out: &mut Text) {
     let notes = &it.notes;
-    let latest = show_duration(Duration::from_secs(u64::try_from(notes.latest_s).unwrap_or(0)));
+    let latest = span_s(notes.latest_s);
     let lines = [
         (it.totals.late, format!("found by sweeps, the latest {latest} after its time")),
         (
